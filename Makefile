@@ -1,0 +1,54 @@
+# make demo      a real model into an OCI layout, from nothing
+# make test      everything that the tests need, then the tests
+# make check     style, types, and the line between the folders
+# make install   .venv with everything
+
+PYTHON  ?= python3
+BIN     := .venv/bin
+MODEL   := .cache/models/smollm2-gguf
+CLIENTS := kserve modelpack olah
+DEBIAN  := podman runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git
+
+.PHONY: demo test check install components readme clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.base $(MODEL)
+	@scripts/debian.sh busybox-static
+	@scripts/demo.sh $(MODEL) out
+
+test: install components
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: .venv/.everything
+
+components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL)
+	@scripts/debian.sh $(DEBIAN)
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || scripts/debian.sh python3-venv
+	$(PYTHON) -m venv .venv
+
+.venv/.base: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.everything: .venv/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,test]'
+	@touch $@
+
+.cache/clients/%/.installed: tests/clients/%.txt | .venv/bin/python
+	$(BIN)/python -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+$(MODEL): | .venv/bin/python
+	scripts/model.sh $(BIN)/python $@
+
+clean:
+	rm -rf out .cache .venv

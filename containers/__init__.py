@@ -1,0 +1,1 @@
+"""How a checkpoint becomes something a cluster mounts: tar layers, images, ModelPack manifests, base images."""

@@ -1,0 +1,139 @@
+"""The way back: from an image or a ModelPack artifact to the model's files.
+
+Nothing is written outside the target folder and nothing half-written has a final name: files are made in a hidden
+folder inside the target and renamed when every layer has been read whole and verified.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from containers.layers import FILEPATH, ROOT
+from containers.modelpack import TITLE
+from containers.tar import Entry, read_tar
+from registry.blob import chunks
+from registry.descriptor import IMAGE_LAYER, Descriptor
+from registry.errors import ContentError, ModelError, SpaceError
+from registry.manifest import Index, Manifest
+from registry.names import relative_path
+from registry.store import Source
+
+_MODEL = "application/vnd.cncf.model."
+
+
+def unpack(root: Manifest | Index, source: Source, target: Path, include: Sequence[str] = ()) -> list[Path]:
+    """Write the model's files below `target` and return their paths.
+
+    `include` are globs over paths in the model; a layer that cannot hold a match is not fetched. Of an index any
+    image will do, because all share the model. `ContentError` or `ModelError` for what is damaged, hostile or foreign.
+    """
+    manifest = _any_image(root, source)
+    layers = [layer for layer in manifest.layers if _is_wanted(layer, manifest, include)]
+    target.mkdir(parents=True, exist_ok=True)
+    _check_space(target, sum(layer.size for layer in layers))
+    with tempfile.TemporaryDirectory(dir=target, prefix=".packer-") as scratch:
+        whole = [pair for layer in layers for pair in _stage(source, layer, Path(scratch), include)]
+        written = [_move(name, path, target) for name, path in whole]
+    if not written:
+        raise ModelError(
+            "nothing in this artifact is a file of a model" if not include else "no file matches",
+            subject=root.descriptor.digest,
+            expected=", ".join(include) or f"layers with files under {ROOT}/, or ModelPack layers",
+            found=f"{len(manifest.layers)} layers",
+            hint="packer inspect shows what is inside",
+        )
+    return written
+
+
+def _any_image(root: Manifest | Index, source: Source) -> Manifest:
+    if isinstance(root, Manifest):
+        return root
+    for child in root.manifests:
+        manifest = source.resolve(child.digest)
+        if isinstance(manifest, Manifest):
+            return manifest
+    raise ContentError("this index holds no image", subject=root.descriptor.digest)
+
+
+def _is_wanted(layer: Descriptor, manifest: Manifest, include: Sequence[str]) -> bool:
+    if not layer.media_type.startswith((_MODEL, IMAGE_LAYER)):
+        return False
+    path = layer.annotations.get(FILEPATH, "")
+    is_ours = any(FILEPATH in other.annotations for other in manifest.layers)
+    if is_ours and not path:
+        return False
+    return path in ("", ROOT) or _matches(path.removeprefix(f"{ROOT}/"), include)
+
+
+def _matches(name: str, include: Sequence[str]) -> bool:
+    return not include or any(fnmatch.fnmatchcase(name, pattern) for pattern in include)
+
+
+def _stage(source: Source, layer: Descriptor, scratch: Path, include: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Write the wanted files of one layer under names of ours, and yield them with their paths in the model."""
+    with closing(source.blob(layer).open()) as stream:
+        entries: Iterator[Entry] = iter(())
+        if layer.media_type.endswith(".raw"):
+            name = layer.annotations.get(FILEPATH) or layer.annotations.get(TITLE, "")
+            entries = iter([Entry(name, layer.size, chunks(stream))])
+        elif layer.media_type.endswith(".tar"):
+            entries = read_tar(stream, layer.digest)
+        else:
+            raise ContentError(
+                "layers of this type cannot be unpacked",
+                subject=layer.digest,
+                found=layer.media_type,
+                expected="tar, raw",
+            )
+        for entry in entries:
+            name = _model_name(entry.name, layer)
+            if name and _matches(name, include):
+                path = scratch / os.urandom(8).hex()
+                with path.open("xb") as file:
+                    file.writelines(entry.content)
+                yield name, path
+
+
+def _model_name(name: str, layer: Descriptor) -> str:
+    """The path in the model; empty for files of an image that are not below `models/`."""
+    path = relative_path(name, layer.digest)
+    if layer.media_type.endswith(".raw"):
+        return path
+    is_model = path.startswith(f"{ROOT}/")
+    if layer.media_type.startswith(IMAGE_LAYER) and not is_model:
+        return ""
+    return path.removeprefix(f"{ROOT}/")
+
+
+def _move(name: str, path: Path, target: Path) -> Path:
+    final = target / name
+    if not final.parent.resolve().is_relative_to(target.resolve()):
+        raise ContentError(
+            "a link in the target folder leads out of it",
+            subject=str(final.parent),
+            expected=f"a folder below {target}",
+            found=str(final.parent.resolve()),
+            hint="pull into an empty folder",
+        )
+    final.parent.mkdir(parents=True, exist_ok=True)
+    os.chmod(path, 0o644)
+    os.replace(path, final)
+    return final
+
+
+def _check_space(target: Path, size: int) -> None:
+    free = shutil.disk_usage(target).free
+    if size > free:
+        raise SpaceError(
+            "the disk is too full for the model",
+            subject=str(target),
+            expected=f"{size} bytes free",
+            found=f"{free} bytes free",
+            hint="free some space, or take less with --include",
+        )

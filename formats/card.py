@@ -1,0 +1,139 @@
+"""What a model says of itself: its config.json, its model card, its GGUF metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from formats.snapshot import ModelFile, Snapshot
+from formats.tensors import TensorInfo, count_by_dtype
+
+MAX_TEXT = 16 << 20
+"""Bytes read of a config or a card."""
+
+MAX_FRONT_MATTER = 256 << 10
+"""Characters of YAML parsed at the top of a card."""
+
+_PRECISION = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I8": "int8",
+    "U8": "uint8",
+    "F8_E4M3": "float8_e4m3",
+    "F8_E5M2": "float8_e5m2",
+    "F4": "float4",
+    "DOUBLE": "float64",
+    "FLOAT": "float32",
+    "FLOAT16": "float16",
+    "BFLOAT16": "bfloat16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model's account of itself; a member that it does not tell is empty. `dtypes` counts parameters."""
+
+    format: str
+    architecture: str
+    family: str
+    name: str
+    licence: str
+    quantization: str
+    parameters: int
+    dtypes: Mapping[str, int]
+
+    @property
+    def precision(self) -> str:
+        """The dtype of most parameters, in the words of the ModelPack specification (`bfloat16`)."""
+        dtype = next(iter(self.dtypes), "")
+        return _PRECISION.get(dtype, dtype.lower())
+
+    @property
+    def param_size(self) -> str:
+        """The number of parameters, rounded, in the words of the ModelPack specification (`135m`, `8.03b`)."""
+        for unit, letter in ((10**12, "t"), (10**9, "b"), (10**6, "m"), (10**3, "k")):
+            if self.parameters >= unit:
+                return f"{float(f'{self.parameters / unit:.3g}'):g}{letter}"
+        return str(self.parameters)
+
+    def to_json(self) -> dict[str, Any]:
+        """The members that are known."""
+        return {key: value for key, value in vars(self).items() if value}
+
+
+def read_card(
+    snapshot: Snapshot, format_name: str, tensors: Iterable[TensorInfo], metadata: Mapping[str, object]
+) -> Card:
+    """The card of a model whose weight files hold `tensors` and `metadata`.
+
+    A tensor that stands in several variants of one model is counted once.
+    """
+    dtypes = count_by_dtype({tensor.name: tensor for tensor in tensors}.values())
+    config, front = _config(snapshot), _front_matter(snapshot)
+    architecture = _text(metadata.get("general.architecture"))
+    names = (snapshot.origin.name, metadata.get("general.name"), front.get("model_name"), config.get("_name_or_path"))
+    return Card(
+        format=format_name,
+        architecture=_text(config.get("architectures")) or architecture,
+        family=_text(config.get("model_type")) or architecture,
+        name=next((name.rpartition("/")[2] for name in map(_text, names) if name), ""),
+        licence=_licence(front) or _text(metadata.get("general.license")),
+        quantization=_quantization(format_name, config, dtypes),
+        parameters=sum(dtypes.values()),
+        dtypes=dtypes,
+    )
+
+
+def _quantization(format_name: str, config: Mapping[str, Any], dtypes: Mapping[str, int]) -> str:
+    declared = config.get("quantization_config")
+    if isinstance(declared, dict):
+        return _text(declared.get("quant_method"))
+    dtype = next(iter(dtypes), "")
+    return dtype.lower() if format_name == "gguf" and dtype not in _PRECISION else ""
+
+
+def _licence(front: Mapping[str, Any]) -> str:
+    licence = _text(front.get("license"))
+    return (_text(front.get("license_name")) or licence) if licence == "other" else licence
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        value = value[0] if value else ""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _config(snapshot: Snapshot) -> Mapping[str, Any]:
+    try:
+        document = json.loads(_read(snapshot.get("config.json")))
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _front_matter(snapshot: Snapshot) -> Mapping[str, Any]:
+    """The YAML between the `---` lines at the top of README.md (Hugging Face's model card)."""
+    import yaml
+
+    text = _read(snapshot.get("README.md")).decode(errors="replace").replace("\r\n", "\n")
+    head, _, _ = text.removeprefix("---\n").partition("\n---")
+    if not text.startswith("---\n") or len(head) > MAX_FRONT_MATTER:
+        return {}
+    try:
+        document = yaml.safe_load(head)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _read(file: ModelFile | None) -> bytes:
+    if not file:
+        return b""
+    with file.open() as stream:
+        return stream.read(MAX_TEXT)

@@ -1,0 +1,69 @@
+"""Pickles: recognised, so that they can be refused. Loading one runs whatever code it names.
+
+PyTorch's `.pt`, `.pth` and `.bin` are zip archives of pickles, or bare ones.
+https://docs.python.org/3/library/pickle.html
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from typing import BinaryIO, cast
+
+from formats.snapshot import ModelFile
+from registry.errors import ModelError
+
+NAMES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"))
+"""Extensions under which pickles are kept; files so named are refused without a look inside."""
+
+_LOOK = 1 << 20
+"""Bytes of a file that are searched for a pickle of the old text protocols."""
+
+_IMPORTS = frozenset(("GLOBAL", "INST", "STACK_GLOBAL", "REDUCE", "BUILD", "EXT1", "EXT2", "EXT4"))
+
+
+def refuse_pickle(file: ModelFile) -> None:
+    """`ModelError` if the file is a pickle by its name or by its content."""
+    what = "it has the name of a pickle" if file.suffix in NAMES else _found_inside(file)
+    if what:
+        raise ModelError(
+            f"{what}, and loading a pickle runs the code inside it",
+            subject=file.name,
+            expected="weights as safetensors, GGUF or ONNX",
+            found=f"{file.suffix or 'no'} extension, {file.size} bytes",
+            hint="convert it to safetensors, or leave it out with --include if the model does not need it",
+        )
+
+
+def _found_inside(file: ModelFile) -> str:
+    with file.open() as stream:
+        start = stream.read(_LOOK)
+        if start.startswith(b"PK\x03\x04"):
+            return _inside_zip(stream)
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "its content is a pickle"
+    if start.startswith(b"\x93NUMPY") and b"'|O'" in start[:4096]:
+        return "its content is a NumPy array of objects, which is a pickle"
+    return "its content is a pickle" if _is_text_pickle(start) else ""
+
+
+def _inside_zip(stream: BinaryIO) -> str:
+    """Any archive is refused: a PyTorch file is one, and no weight format of ours is."""
+    try:
+        with zipfile.ZipFile(cast(io.BytesIO, stream)) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return "its content is a damaged zip archive, as of a truncated PyTorch file"
+    return f"its content is a zip archive with the pickle {pickles[0]!r}" if pickles else ""
+
+
+def _is_text_pickle(start: bytes) -> bool:
+    """Whether `start` reads as opcodes up to a STOP, with something to import on the way."""
+    names = set()
+    try:
+        for opcode, _, _ in pickletools.genops(start):
+            names.add(opcode.name)
+    except Exception:  # noqa: BLE001 - pickletools raises whatever its opcodes meet
+        return False
+    return bool(names & _IMPORTS)

@@ -1,0 +1,45 @@
+"""Tensors as the headers of weight files describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from registry.names import RelativePath
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: its name, its type in the format's own word (`BF16`, `Q4_1`, `FLOAT`), its shape, and where it lies.
+
+    `start` and `end` are byte offsets in `file`; the outermost dimension of `shape` comes first.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: RelativePath
+    start: int
+    end: int
+
+    @property
+    def parameters(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What the header of one weight file holds. `metadata` is the format's own, of scalars and text."""
+
+    tensors: tuple[TensorInfo, ...]
+    metadata: Mapping[str, object]
+
+
+def count_by_dtype(tensors: Iterable[TensorInfo]) -> dict[str, int]:
+    """Parameters of each dtype, the most frequent first."""
+    counts: dict[str, int] = {}
+    for tensor in tensors:
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.parameters
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))

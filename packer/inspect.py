@@ -1,0 +1,147 @@
+"""`packer inspect`: what a model or an artifact is, without changing or fetching more than is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from containers.artifact import CARD
+from containers.layers import FILEPATH
+from containers.modelpack import ARTIFACT
+from formats.checkpoint import Checkpoint
+from packer.progress import human
+from packer.publish import MODELPACK_SUFFIX
+from packer.sources import parse_source
+from registry.blob import read_all
+from registry.errors import NotFoundError, UsageError
+from registry.manifest import MAX_MANIFEST, Index, Manifest, parse_json_object
+from registry.reference import parse_reference
+from registry.store import Source, open_store
+
+
+def inspect(text: str, *, plain_http: bool = False) -> dict[str, Any]:
+    """What `text` names, as JSON values: a folder or file that is there, else a reference.
+
+    Of a reference only manifests and configs are read; of files, headers and what else `Checkpoint` looks at.
+    """
+    if Path(text).exists() or text.startswith("hf://"):
+        return _model(text)
+    try:
+        reference = parse_reference(text)
+    except UsageError as error:
+        error.hint = error.hint or "a path must exist; a registry reference begins with its host"
+        raise
+    source = open_store(reference, plain_http=plain_http)
+    root = source.resolve(reference.name)
+    roots = {str(reference): root, **_sibling(source, reference.tag, root)}
+    return {"reference": str(reference), "digest": root.descriptor.digest, **_artifact(roots, source)}
+
+
+def _model(text: str) -> dict[str, Any]:
+    checkpoint = Checkpoint(parse_source(text).fetch())
+    files = [
+        {"path": file.name, "bytes": file.size, "digest": file.blob.descriptor.digest}
+        for file in checkpoint.snapshot.files
+    ]
+    return {
+        "path": text,
+        "model": checkpoint.card.to_json(),
+        "tensors": len(checkpoint.tensors),
+        "files": files,
+        "bytes": checkpoint.snapshot.size,
+    }
+
+
+def _sibling(source: Source, tag: str, root: Manifest | Index) -> dict[str, Manifest | Index]:
+    """The ModelPack manifest beside an image of ours."""
+    if not tag or not isinstance(root, Index):
+        return {}
+    try:
+        return {tag + MODELPACK_SUFFIX: source.resolve(tag + MODELPACK_SUFFIX)}
+    except NotFoundError:
+        return {}
+
+
+def _artifact(roots: dict[str, Manifest | Index], source: Source) -> dict[str, Any]:
+    manifests = {
+        f"{name} {place}".strip(): manifest for name, root in roots.items() for place, manifest in _flat(root, source)
+    }
+    users: dict[str, list[str]] = {}
+    layers: dict[str, dict[str, Any]] = {}
+    for name, manifest in manifests.items():
+        for layer in manifest.layers:
+            users.setdefault(layer.digest, []).append(name)
+            known = layers.setdefault(layer.digest, {"digest": layer.digest, "bytes": layer.size})
+            known.setdefault("path", layer.annotations.get(FILEPATH))
+    return {
+        "model": _card(manifests.values(), source),
+        "base": next((root.annotations.get("org.opencontainers.image.base.digest") for root in roots.values()), None),
+        "manifests": [_facts(name, manifest) for name, manifest in manifests.items()],
+        "layers": [{**layer, "in": users[digest]} for digest, layer in layers.items()],
+        "bytes": sum(layer["bytes"] for layer in layers.values()),
+        "bytes_if_not_shared": sum(layer.size for manifest in manifests.values() for layer in manifest.layers),
+    }
+
+
+def _flat(root: Manifest | Index, source: Source) -> Iterable[tuple[str, Manifest]]:
+    if isinstance(root, Manifest):
+        yield "", root
+        return
+    for child in root.manifests:
+        manifest = source.resolve(child.digest)
+        if isinstance(manifest, Manifest):
+            yield str(child.platform or ""), manifest
+
+
+def _facts(name: str, manifest: Manifest) -> dict[str, Any]:
+    kind = "modelpack" if manifest.artifact_type == ARTIFACT else manifest.artifact_type or "image"
+    return {"name": name, "kind": kind, "digest": manifest.descriptor.digest, "layers": len(manifest.layers)}
+
+
+def _card(manifests: Iterable[Manifest], source: Source) -> dict[str, Any] | None:
+    """Our own annotation, or the config of a ModelPack manifest that somebody else made."""
+    for manifest in manifests:
+        if card := manifest.annotations.get(CARD):
+            return parse_json_object(card.encode(), manifest.descriptor.digest)
+        if manifest.artifact_type == ARTIFACT:
+            raw = read_all(source.blob(manifest.config), MAX_MANIFEST)
+            config = parse_json_object(raw, manifest.config.digest)
+            return {**(config.get("config") or {}), **(config.get("descriptor") or {})}
+    return None
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = [report.get("reference") or report["path"]]
+    if "digest" in report:
+        lines.append(f"  digest        {report['digest']}")
+    lines += [f"  {key:<13} {_show(value)}" for key, value in (report.get("model") or {}).items()]
+    if "tensors" in report:
+        lines.append(f"  tensors       {report['tensors']}")
+    if report.get("base"):
+        lines.append(f"  base          {report['base']}")
+    lines += ["", *_tables(report)]
+    return "\n".join(lines)
+
+
+def _tables(report: dict[str, Any]) -> Iterable[str]:
+    for file in report.get("files", ()):
+        yield f"{human(file['bytes']):>11}  {file['digest'][:19]}  {file['path']}"
+    for manifest in report.get("manifests", ()):
+        yield f"{manifest['kind']:<9}  {manifest['digest'][:19]}  {manifest['layers']} layers  {manifest['name']}"
+    if "layers" in report:
+        yield ""
+    for layer in report.get("layers", ()):
+        shared = f"in {len(layer['in'])} of {len(report['manifests'])} manifests"
+        yield f"{human(layer['bytes']):>11}  {layer['digest'][:19]}  {layer['path'] or 'base'}  ({shared})"
+    total = f"{human(report['bytes']):>11}  in all"
+    unshared = report.get("bytes_if_not_shared", report["bytes"])
+    yield total + (f"; {human(unshared)} if nothing were shared" if unshared > report["bytes"] else "")
+
+
+def _show(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {number:,}" for key, number in value.items())
+    return f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,45 @@
+"""The way of a model, from its source to a release. This is the whole of it.
+
+    Source -> Snapshot -> Checkpoint -> Artifact -> Release
+           fetch     validate     package     publish
+
+Each stage takes values and returns values. Progress, events and `--until` are wrappers around the stages: `run` calls
+a stage and watches it, and whoever consumes the generator decides how far it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from containers.artifact import Artifact, package
+from containers.base import Base
+from containers.modelpack import ModelPack
+from formats.checkpoint import Checkpoint
+from formats.snapshot import Snapshot
+from packer.publish import publish
+from packer.sources import Source
+from packer.watch import Run
+from registry.reference import LayoutReference, Reference
+from registry.store import Release, Store
+
+
+@dataclass(frozen=True)
+class Build:
+    """Everything that one build needs, resolved: only the command line makes one."""
+
+    source: Source
+    base: Base
+    modelpack: ModelPack
+    to: Reference | LayoutReference
+    store: Store
+
+
+def pipeline(build: Build, run: Run) -> Iterator[Snapshot | Checkpoint | Artifact | Release]:
+    """Run the stages one by one, as far as the results are asked for."""
+    yield (snapshot := run("fetch", build.source.fetch))
+    yield (checkpoint := run("validate", Checkpoint, snapshot))
+    # `shard` and `quantize` stand here: each takes a checkpoint and returns one.
+    # `evaluate` follows them: it takes two checkpoints and returns the scorecard that `package` will ask for.
+    yield (artifact := run("package", package, checkpoint, build.base, build.modelpack))
+    yield run("publish", publish, artifact, build.store, build.to)

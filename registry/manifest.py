@@ -1,0 +1,140 @@
+"""Manifests and indexes: what points at blobs.
+
+A manifest keeps the bytes it was read from; its digest is over those, never over a re-encoding.
+Image specification 1.1, `manifest.md` and `image-index.md`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO
+
+from registry.blob import Blob
+from registry.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST, Descriptor, digest_of
+from registry.errors import ContentError
+
+MAX_MANIFEST = 4 << 20
+"""Bytes: the size that every registry must accept and that none may exceed (distribution specification 1.1)."""
+
+
+@dataclass(frozen=True)
+class _Document:
+    media_type: str
+    raw: bytes
+    annotations: Mapping[str, str]
+    artifact_type: str
+
+    @cached_property
+    def descriptor(self) -> Descriptor:
+        """Digest and size of the bytes as they are."""
+        return Descriptor(self.media_type, digest_of(self.raw), len(self.raw), artifact_type=self.artifact_type)
+
+    def open(self) -> BinaryIO:
+        """A stream over the bytes."""
+        return io.BytesIO(self.raw)
+
+
+@dataclass(frozen=True)
+class Manifest(_Document):
+    """An image or artifact: a config and layers in order."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True)
+class Index(_Document):
+    """A list of manifests, one for each platform."""
+
+    manifests: tuple[Descriptor, ...]
+
+
+def encode(document: object) -> bytes:
+    """The one way this project writes JSON that gets a digest: UTF-8, no spaces, members in the given order."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def parse_json_object(raw: bytes, origin: str) -> dict[str, Any]:
+    """A JSON object from outside; `ContentError` naming `origin` for anything else."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"this is not JSON ({error})", subject=origin) from error
+    if not isinstance(document, dict):
+        raise ContentError("this is not a JSON object", subject=origin, found=type(document).__name__)
+    return document
+
+
+def decode(raw: bytes, origin: str) -> Manifest | Index:
+    """The manifest or index in `raw`; `ContentError` naming `origin` if it is neither."""
+    document = parse_json_object(raw, origin)
+    annotations = document.get("annotations") or {}
+    if not isinstance(annotations, dict) or not all(isinstance(value, str) for value in annotations.values()):
+        raise ContentError("the annotations of this manifest are not strings", subject=origin)
+    artifact_type = str(document.get("artifactType") or "")
+    if isinstance(document.get("manifests"), list):
+        media_type = str(document.get("mediaType") or INDEX)
+        children = tuple(map(Descriptor.from_json, document["manifests"]))
+        if media_type in (INDEX, DOCKER_INDEX):
+            return Index(media_type, raw, annotations, artifact_type, children)
+    elif isinstance(document.get("layers"), list):
+        media_type = str(document.get("mediaType") or MANIFEST)
+        config = Descriptor.from_json(document.get("config"))
+        layers = tuple(map(Descriptor.from_json, document["layers"]))
+        if media_type in (MANIFEST, DOCKER_MANIFEST):
+            return Manifest(media_type, raw, annotations, artifact_type, config, layers)
+    raise ContentError(
+        "this is neither an image manifest nor an index",
+        subject=origin,
+        expected=f"{MANIFEST} with layers, or {INDEX} with manifests",
+        found=f"media type {document.get('mediaType')!r}, members {', '.join(sorted(map(str, document)))[:200]}",
+    )
+
+
+def make_manifest(
+    config: Descriptor, layers: Sequence[Descriptor], annotations: Mapping[str, str], artifact_type: str = ""
+) -> Manifest:
+    """A new image or artifact manifest."""
+    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": MANIFEST}
+    if artifact_type:
+        document["artifactType"] = artifact_type
+    document["config"] = config.to_json()
+    document["layers"] = [layer.to_json() for layer in layers]
+    document["annotations"] = dict(sorted(annotations.items()))
+    manifest = decode(encode(document), "a new manifest")
+    assert isinstance(manifest, Manifest)
+    return manifest
+
+
+def make_index(manifests: Sequence[Descriptor], annotations: Mapping[str, str]) -> Index:
+    """A new index over manifests that carry their platform."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [manifest.to_json() for manifest in manifests],
+        "annotations": dict(sorted(annotations.items())),
+    }
+    index = decode(encode(document), "a new index")
+    assert isinstance(index, Index)
+    return index
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A manifest or index together with everything it names, still lazy."""
+
+    root: Manifest | Index
+    blobs: tuple[Blob, ...] = ()
+    children: tuple[Graph, ...] = ()
+
+    def all_blobs(self) -> Iterator[Blob]:
+        """Every blob below the root, each digest once, in the order in which they are to be sent."""
+        seen = set()
+        for blob in (*self.blobs, *(blob for child in self.children for blob in child.all_blobs())):
+            if blob.descriptor.digest not in seen:
+                seen.add(blob.descriptor.digest)
+                yield blob

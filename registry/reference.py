@@ -1,0 +1,120 @@
+"""The names of artifacts: in a registry, and in a folder with the OCI image layout.
+
+Distribution specification 1.1, "Pulling manifests" (the grammar of names and tags).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from registry.descriptor import Digest, parse_digest
+from registry.errors import UsageError
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_HOST = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`HOST[:PORT]/REPOSITORY` with a tag or a digest."""
+
+    host: str
+    repository: str
+    tag: str = ""
+    digest: Digest | None = None
+
+    @property
+    def name(self) -> str:
+        """What selects the manifest in the repository: the digest if there is one, else the tag."""
+        return self.digest or self.tag
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is this machine, which is spoken to over plain HTTP."""
+        return bool(_LOOPBACK.fullmatch(self.host))
+
+    def __str__(self) -> str:
+        selector = f"@{self.digest}" if self.digest else f":{self.tag}"
+        return f"{self.host}/{self.repository}{selector}"
+
+    def at(self, digest: Digest) -> Reference:
+        """The same repository, pinned to `digest`."""
+        return replace(self, tag="", digest=digest)
+
+
+@dataclass(frozen=True)
+class LayoutReference:
+    """`oci:FOLDER` with a tag or a digest."""
+
+    folder: Path
+    tag: str = ""
+    digest: Digest | None = None
+
+    @property
+    def name(self) -> str:
+        """What selects the manifest in the layout: the digest if there is one, else the tag."""
+        return self.digest or self.tag
+
+    def __str__(self) -> str:
+        return f"oci:{self.folder}" + (f"@{self.digest}" if self.digest else f":{self.tag}")
+
+    def at(self, digest: Digest) -> LayoutReference:
+        """The same layout, pinned to `digest`."""
+        return replace(self, tag="", digest=digest)
+
+
+def parse_reference(text: str) -> Reference | LayoutReference:
+    """The place that `text` names; the tag is `latest` where none is given.
+
+    `oci:FOLDER[:TAG]` is a layout, `HOST[:PORT]/REPO[:TAG|@DIGEST]` (also after `oci://`) a registry.
+    `UsageError` for anything else.
+    """
+    if text.startswith("oci:") and not text.startswith("oci://"):
+        return _parse_layout(text.removeprefix("oci:"))
+    return _parse_registry(text.removeprefix("oci://"))
+
+
+def _parse_layout(text: str) -> LayoutReference:
+    folder, _, digest = text.partition("@sha256:")
+    if digest:
+        return LayoutReference(Path(folder), digest=parse_digest(f"sha256:{digest}"))
+    head, colon, tail = text.rpartition(":")
+    if not colon or "/" in tail:
+        head, tail = text, "latest"
+    if not head:
+        raise UsageError("this layout has no folder", expected="oci:FOLDER[:TAG]", found=f"oci:{text}")
+    return LayoutReference(Path(head), tag=_checked_tag(tail))
+
+
+def _parse_registry(text: str) -> Reference:
+    name, _, digest = text.partition("@")
+    host, _, path = name.partition("/")
+    repository, _, tag = path.partition(":")
+    if not _HOST.fullmatch(host) or not ("." in host or ":" in host or host == "localhost"):
+        raise _wrong(text, "the host must come first, such as registry.example.com or 127.0.0.1:5000")
+    if not _REPOSITORY.fullmatch(repository) or len(host) + len(repository) > 255:
+        raise _wrong(text, "the repository must be lower case: letters, digits and single . _ - between them")
+    if digest:
+        return Reference(host, repository, _checked_tag(tag) if tag else "", parse_digest(digest))
+    return Reference(host, repository, _checked_tag(tag or "latest"))
+
+
+def _checked_tag(tag: str) -> str:
+    if not _TAG.fullmatch(tag):
+        raise UsageError(
+            "this is not a tag",
+            expected="up to 128 letters, digits, '_', '.' and '-', not starting with . or -",
+            found=tag,
+        )
+    return tag
+
+
+def _wrong(text: str, hint: str) -> UsageError:
+    return UsageError(
+        "this is not a reference", expected="HOST[:PORT]/REPO[:TAG|@DIGEST] or oci:FOLDER[:TAG]", found=text, hint=hint
+    )

@@ -1,0 +1,201 @@
+"""A real model in a real registry, read in each of the three ways, and by programs that others wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.parts.command import ROOT, packer, release, run
+from tests.parts.models import digests
+from tests.parts.podman import HASH, Podman, parse_hashes
+from tests.parts.servers import Server, docker_registry
+
+MODELCAR_UID = 1010
+"""KServe's default `uidModelcar`, which runs the modelcar and the server."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model in the registry."""
+
+    reference: str
+    release: dict[str, Any]
+    files: dict[str, str]
+
+
+@pytest.fixture(scope="module", params=["gguf", "safetensors"])
+def published(request: pytest.FixtureRequest, registry: Server) -> Published:
+    folder: Path = request.getfixturevalue(f"{request.param}_model")
+    reference = f"{registry.address}/models/smollm2-{request.param}:v1"
+    return Published(reference, release(folder, "--to", reference), digests(folder))
+
+
+def readme_pods() -> dict[str, dict[str, Any]]:
+    """The Kubernetes documents of the README, by name."""
+    blocks = (ROOT / "README.md").read_text().split("```yaml\n")[1:]
+    documents = [yaml.safe_load(block.partition("```")[0]) for block in blocks]
+    return {pod["metadata"]["name"]: pod for pod in documents if pod.get("kind") == "Pod"}
+
+
+def as_played(pod: dict[str, Any], reference: str, script: str) -> dict[str, Any]:
+    """A pod of the README with our image, and `script` for its server."""
+    containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+    for container in containers:
+        container["image"] = reference
+        container["imagePullPolicy"] = "Never"
+        if container["name"] == "server":
+            container.pop("args")
+            container["command"] = ["sh", "-c", script]
+            container.get("resources", {}).clear()
+    pod["spec"]["restartPolicy"] = "Never"
+    return pod
+
+
+def test_image_volume_with_podman(published: Published, podman: Podman) -> None:
+    podman.pull(published.reference)
+    mount = f"type=image,source={published.reference},destination=/mnt"
+    seen = podman("run", "--rm", "--user", "4242", "--mount", mount, published.reference, "sh", "-c", HASH)
+    assert parse_hashes(seen) == published.files
+
+
+def test_image_volume_with_containerd(published: Published, containerd: str, tmp_path: Path) -> None:
+    run("ctr", "-a", containerd, "images", "pull", "--plain-http", published.reference)
+    run("ctr", "-a", containerd, "images", "mount", published.reference, tmp_path)
+    try:
+        assert digests(tmp_path / "models") == published.files
+    finally:
+        run("ctr", "-a", containerd, "images", "unmount", tmp_path)
+
+
+@pytest.mark.parametrize("uid", [MODELCAR_UID, 65532])
+def test_modelcar(published: Published, podman: Podman, uid: int) -> None:
+    """The sidecar and the server run as one user that owns none of the files: /proc/PID/root opens to no other."""
+    podman.pull(published.reference)
+    script = f"until [ -e /mnt/models/. ]; do sleep 0.1; done; id -u >&2; {HASH}"
+    pod = as_played(readme_pods()["modelcar"], published.reference, script)
+    pod["spec"]["securityContext"] = {"runAsUser": uid}
+    for container in pod["spec"]["containers"]:
+        container["securityContext"] = {"runAsUser": uid}
+    assert pod["spec"]["shareProcessNamespace"] is True
+    assert pod["spec"]["containers"][0]["args"] == [
+        "sh",
+        "-c",
+        "ln -sf /proc/$$/root/models /mnt/models && sleep infinity",
+    ]
+    assert parse_hashes(podman.play(pod, "server")) == published.files
+
+
+def test_init_container(published: Published, podman: Podman) -> None:
+    podman.pull(published.reference)
+    pod = as_played(readme_pods()["init-container"], published.reference, HASH)
+    assert pod["spec"]["initContainers"][0]["command"] == ["sh", "-c", "cp -a /models/. /mnt/models"]
+    assert parse_hashes(podman.play(pod, "server")) == published.files
+
+
+def test_readme_documents_are_valid_for_kubernetes() -> None:
+    import kubernetes_validate
+
+    pods = readme_pods()
+    assert set(pods) == {"image-volume", "modelcar", "init-container"}
+    for pod in pods.values():
+        kubernetes_validate.validate(pod, "1.35", strict=True)
+
+
+def test_modelpack_client_pulls_the_modelpack_tag(published: Published, clients: Path, tmp_path: Path) -> None:
+    script = "import sys, modelpack_client as m; m.ModelPackClient(insecure=True).pull(*sys.argv[1:])"
+    run(clients / "modelpack/bin/python", "-c", script, f"{published.reference}-modelpack", tmp_path)
+    assert digests(tmp_path / "models") == published.files
+
+
+def test_kserve_initializer_fetches_the_image(published: Published, clients: Path, tmp_path: Path) -> None:
+    script = "import sys; from kserve_storage import Storage; Storage.download(*sys.argv[1:])"
+    environment = {"KSERVE_OCI_INSECURE_REGISTRY": "1"}
+    run(clients / "kserve/bin/python", "-c", script, f"oci://{published.reference}", tmp_path, env=environment)
+    assert digests(tmp_path) == published.files
+
+
+def test_skopeo_copies_the_index_to_another_registry(published: Published, tmp_path: Path) -> None:
+    digest = published.release["image"].partition("@")[2]
+    with docker_registry(tmp_path / "registry") as other:
+        copy = f"{other.address}/copy/model:v1"
+        flags = ("--all", "--src-tls-verify=false", "--dest-tls-verify=false")
+        run("skopeo", "copy", *flags, f"docker://{published.reference}", f"docker://{copy}")
+        report = json.loads(packer("inspect", copy, "--json").stdout)
+        assert report["digest"] == digest
+        packer("pull", copy, tmp_path / "out")
+    assert digests(tmp_path / "out") == published.files
+
+
+def test_umoci_unpacks_the_layout(gguf_model: Path, tmp_path: Path) -> None:
+    layout = tmp_path / "layout"
+    packer("build", gguf_model, "--to", f"oci:{layout}:v1")
+    run("skopeo", "copy", f"oci:{layout}:v1", f"oci:{tmp_path}/single:v1")
+    run("umoci", "unpack", "--image", f"{tmp_path}/single:v1", tmp_path / "bundle")
+    assert digests(tmp_path / "bundle/rootfs/models") == digests(gguf_model)
+
+
+def test_modelpack_config_is_valid_by_the_published_schema(published: Published, clients: Path, tmp_path: Path) -> None:
+    script = "import json; from modelpack_client.schema import CONFIG_SCHEMA; print(json.dumps(CONFIG_SCHEMA))"
+    schema = json.loads(run(clients / "modelpack/bin/python", "-c", script).stdout)
+    config = json.loads(run("skopeo", "inspect", "--tls-verify=false", "--config", "--raw", f"docker://{published.reference}-modelpack").stdout)
+    jsonschema.validate(config, schema)
+    assert config["config"]["paramSize"] == "135m"
+    assert config["config"]["architecture"] in ("llama", "LlamaForCausalLM")
+    assert config["config"]["format"] in published.reference
+    assert [name.lower() for name in config["descriptor"]["licenses"]] == ["apache-2.0"]
+
+
+def test_pulled_model_still_answers(safetensors_model: Path, registry: Server, tmp_path: Path) -> None:
+    reference = f"{registry.address}/models/smollm2-safetensors:answers"
+    packer("build", safetensors_model, "--to", reference)
+    packer("pull", reference, tmp_path)
+    script = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="float32")
+prompt = tokenizer("The capital of France is", return_tensors="pt")
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=8, do_sample=False)[0]))
+"""
+    answer = run(sys.executable, "-c", script, tmp_path, env={"HF_HUB_OFFLINE": "1"}).stdout
+    assert "Paris" in answer
+
+
+@pytest.fixture(scope="session")
+def clients() -> Path:
+    """The folder with a virtual environment for each foreign client, which `make components` fills."""
+    return ROOT / ".cache/clients"
+
+
+@pytest.fixture(scope="module")
+def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The socket of a containerd of our own."""
+    import subprocess
+    import time
+
+    folder = tmp_path_factory.mktemp("containerd")
+    socket = folder / "socket"
+    config = folder / "config.toml"
+    config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+    command = ["containerd", "--config", config, "--root", folder / "root", "--state", folder / "state", "--address", socket]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(AssertionError):
+                run("ctr", "-a", socket, "version")
+                break
+            time.sleep(0.1)
+        yield str(socket)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)

@@ -1,0 +1,61 @@
+"""podman with storage of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.parts.command import CONTAINERS_CONF, run
+
+HASH = "cd /mnt/models/ && find . -type f -exec sha256sum {} +"
+"""Prints the digest of every file that the container sees in its model."""
+
+
+def parse_hashes(text: str) -> dict[str, str]:
+    """The output of `HASH` as path to digest."""
+    return {path.removeprefix("./"): digest for digest, path in (line.split(maxsplit=1) for line in text.splitlines())}
+
+
+class Podman:
+    """A podman whose images and containers are below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._folders = ("--root", str(folder / "root"), "--runroot", str(folder / "run"))
+
+    def __call__(self, *arguments: str | Path, **options: Any) -> str:
+        """What podman prints."""
+        environment = {"CONTAINERS_CONF": str(CONTAINERS_CONF)}
+        return run("podman", *self._folders, *arguments, env=environment, **options).stdout
+
+    def pull(self, reference: str) -> None:
+        """Pull from a registry without TLS."""
+        self("pull", "--quiet", "--tls-verify=false", reference)
+
+    def play(self, pod: dict[str, Any], container: str) -> str:
+        """Run a pod until `container` ends, and return what it printed."""
+        path = self._folder / "pod.yaml"
+        path.write_text(yaml.safe_dump(pod))
+        name = f"{pod['metadata']['name']}-{container}"
+        self("kube", "play", path)
+        try:
+            deadline = time.monotonic() + 60
+            while self._state(name) not in ("exited", "stopped"):
+                assert time.monotonic() < deadline, self("logs", name)
+                time.sleep(0.2)
+            return self("logs", name)
+        finally:
+            self("kube", "down", path)
+
+    def _state(self, name: str) -> str:
+        return str(json.loads(self("inspect", name))[0]["State"]["Status"])
+
+    def clean(self) -> None:
+        """Remove everything."""
+        self("pod", "rm", "--all", "--force", "--time", "0")
+        self("rm", "--all", "--force", "--time", "0")
+        self("rmi", "--all", "--force")

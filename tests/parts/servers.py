@@ -1,0 +1,75 @@
+"""Starting and stopping real servers on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program that answers on a loopback address, and the file with what it says."""
+
+    address: str
+    log: Path
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(
+    command: Sequence[str | Path], address: str, path: str, log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """A running server; the block begins when it answers a GET of `path`, whatever the status."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(word) for word in command], stdout=output, stderr=output, env={**os.environ, **(env or {})}
+        )
+    try:
+        _await(f"http://{address}{path}", process, log)
+        yield Server(address, log)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"{url} never answered\n{log.read_text()}")
+
+
+@contextlib.contextmanager
+def docker_registry(folder: Path) -> Iterator[Server]:
+    """Debian's docker-registry with its storage in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    address = f"127.0.0.1:{free_port()}"
+    config = folder / "config.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+        f"http: {{addr: '{address}'}}\n"
+    )
+    with serving(["docker-registry", "serve", config], address, "/v2/", folder / "log") as server:
+        yield server
