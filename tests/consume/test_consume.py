@@ -47,13 +47,18 @@ def readme_pods() -> dict[str, dict[str, Any]]:
 
 
 def as_played(pod: dict[str, Any], reference: str, script: str) -> dict[str, Any]:
-    """A pod of the README with our image, and `script` for its server."""
+    """A pod of the README with our image, and `script` for its server.
+
+    The kubelet replaces `$$` by `$` in commands and arguments, and podman does not: so it is done here.
+    """
     containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
     for container in containers:
         container["image"] = reference
         container["imagePullPolicy"] = "Never"
+        for key in {"command", "args"} & container.keys():
+            container[key] = [word.replace("$$", "$") for word in container[key]]
         if container["name"] == "server":
-            container.pop("args")
+            container.pop("args", None)
             container["command"] = ["sh", "-c", script]
             container.get("resources", {}).clear()
     pod["spec"]["restartPolicy"] = "Never"
@@ -146,7 +151,11 @@ def test_umoci_unpacks_the_layout(gguf_model: Path, tmp_path: Path) -> None:
 def test_modelpack_config_is_valid_by_the_published_schema(published: Published, clients: Path, tmp_path: Path) -> None:
     script = "import json; from modelpack_client.schema import CONFIG_SCHEMA; print(json.dumps(CONFIG_SCHEMA))"
     schema = json.loads(run(clients / "modelpack/bin/python", "-c", script).stdout)
-    config = json.loads(run("skopeo", "inspect", "--tls-verify=false", "--config", "--raw", f"docker://{published.reference}-modelpack").stdout)
+    config = json.loads(
+        run(
+            "skopeo", "inspect", "--tls-verify=false", "--config", "--raw", f"docker://{published.reference}-modelpack"
+        ).stdout
+    )
     jsonschema.validate(config, schema)
     assert config["config"]["paramSize"] == "135m"
     assert config["config"]["architecture"] in ("llama", "LlamaForCausalLM")
@@ -186,7 +195,17 @@ def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     socket = folder / "socket"
     config = folder / "config.toml"
     config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
-    command = ["containerd", "--config", config, "--root", folder / "root", "--state", folder / "state", "--address", socket]
+    command = [
+        "containerd",
+        "--config",
+        config,
+        "--root",
+        folder / "root",
+        "--state",
+        folder / "state",
+        "--address",
+        socket,
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
     try:
