@@ -88,8 +88,9 @@ def _stage(source: Source, layer: Descriptor, scratch: Path, include: Sequence[s
             raise ContentError(
                 "layers of this type cannot be unpacked",
                 subject=layer.digest,
+                expected="tar or raw",
                 found=layer.media_type,
-                expected="tar, raw",
+                hint="a copy may have compressed them: skopeo copy --all --preserve-digests keeps them as they were",
             )
         for entry in entries:
             name = _model_name(entry.name, layer)

@@ -132,7 +132,7 @@ def test_skopeo_copies_the_index_to_another_registry(published: Published, tmp_p
     digest = published.release["image"].partition("@")[2]
     with docker_registry(tmp_path / "registry") as other:
         copy = f"{other.address}/copy/model:v1"
-        flags = ("--all", "--src-tls-verify=false", "--dest-tls-verify=false")
+        flags = ("--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false")
         run("skopeo", "copy", *flags, f"docker://{published.reference}", f"docker://{copy}")
         report = json.loads(packer("inspect", copy, "--json").stdout)
         assert report["digest"] == digest
