@@ -164,7 +164,7 @@ def _long_name(stream: BinaryIO, info: tarfile.TarInfo, origin: str) -> str:
 
 
 def _content(stream: BinaryIO, size: int, origin: str) -> Iterator[bytes]:
-    left, padding = size, -size % BLOCK
+    left = size
     while left:
         piece = stream.read(min(left, CHUNK))
         if not piece:
@@ -173,4 +173,7 @@ def _content(stream: BinaryIO, size: int, origin: str) -> Iterator[bytes]:
             )
         left -= len(piece)
         yield piece
-    stream.read(padding)
+    if len(stream.read(-size % BLOCK)) != -size % BLOCK:
+        raise ContentError(
+            "a tar member is truncated", subject=origin, expected="its last block filled", found="the end"
+        )

@@ -79,7 +79,7 @@ def _rebase_layout(folder: Path, reference: str) -> str:
 
 
 def _explain(path: Path, error: ValidationError) -> UsageError:
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         found = first.get("input")

@@ -94,14 +94,14 @@ def _parse_layout(text: str) -> LayoutReference:
 def _parse_registry(text: str) -> Reference:
     name, _, digest = text.partition("@")
     host, _, path = name.partition("/")
-    repository, _, tag = path.partition(":")
+    repository, colon, tag = path.partition(":")
     if not _HOST.fullmatch(host) or not ("." in host or ":" in host or host == "localhost"):
         raise _wrong(text, "the host must come first, such as registry.example.com or 127.0.0.1:5000")
     if not _REPOSITORY.fullmatch(repository) or len(host) + len(repository) > 255:
         raise _wrong(text, "the repository must be lower case: letters, digits and single . _ - between them")
     if digest:
-        return Reference(host, repository, _checked_tag(tag) if tag else "", parse_digest(digest))
-    return Reference(host, repository, _checked_tag(tag or "latest"))
+        return Reference(host, repository, _checked_tag(tag) if colon else "", parse_digest(digest))
+    return Reference(host, repository, _checked_tag(tag if colon else "latest"))
 
 
 def _checked_tag(tag: str) -> str:

@@ -1,7 +1,7 @@
 """A repository in an OCI registry, as a store.
 
-Distribution specification 1.1. oras carries the authentication (`docs/adr/0004-oras.md`); requests
-and answers are ours, because bodies must stream.
+Distribution specification 1.1. oras finds the credentials and answers the challenges
+(`docs/adr/0004-oras.md`); requests and answers are ours, because bodies must stream.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Remote:
 
     def __init__(self, host: str, repository: str, *, plain_http: bool = False) -> None:
         self._host, self._repository, self._plain_http = host, repository, plain_http
+        self._authorization: Mapping[str, str] = {}
         self._base = f"{'http' if plain_http else 'https'}://{host}/v2/{repository}"
 
     @cached_property
@@ -118,17 +119,33 @@ class Remote:
         response: requests.Response
         url = path if "://" in path else f"{self._base}/{path}"
         try:
-            response = self._oras.do_request(url, method, data=data, headers=dict(headers), stream=stream)
-            if response.status_code == 401 and data is None and getattr(self._oras.auth, "token", None):
-                self._oras.auth.token = None
-                response = self._oras.do_request(url, method, headers=dict(headers), stream=stream)
+            response = self._send(method, url, headers, data, stream=stream)
+            if response.status_code == 401 and not isinstance(data, _Sized) and self._log_in(response):
+                response = self._send(method, url, headers, data, stream=stream)
         except (requests.RequestException, http.client.HTTPException) as error:
             raise _unreachable(self._host, origin, error) from error
-        except ValueError as error:
-            raise _unauthorized(self._host, origin) from error
         if response.ok:
             return response
         raise _refused(response, method, origin, self._host)
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], data: Any, *, stream: bool) -> requests.Response:
+        """One request. What proves who we are goes to the registry's own host, and to no other."""
+        proof = self._authorization if urlsplit(url).netloc == self._host else {}
+        response: requests.Response = self._oras.session.request(
+            method, url, headers={**headers, **proof}, data=data, stream=stream
+        )
+        return response
+
+    def _log_in(self, response: requests.Response) -> bool:
+        """Answer the challenge of a 401, with the credentials that docker and podman keep; False if there are none."""
+        auth = self._oras.auth
+        basic = getattr(auth, "_basic_auth", None)
+        if response.headers.get("WWW-Authenticate", "").lower().startswith("basic"):
+            self._authorization = {"Authorization": f"Basic {basic}"} if basic else {}
+            return bool(basic)
+        headers, answered = auth.authenticate_request(response, {}, refresh=True)
+        self._authorization = headers if answered else {}
+        return bool(answered)
 
 
 class _RemoteBlob:

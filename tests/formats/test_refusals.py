@@ -1,0 +1,234 @@
+"""Models that are each wrong in exactly one way, and models that are right."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy
+import onnx
+import pytest
+import safetensors
+from onnx import TensorProto, helper
+
+from formats.checkpoint import Checkpoint
+from packer.sources import parse_source
+from registry.errors import ModelError
+from tests.parts import tiny
+from tests.parts.command import packer
+from tests.parts.tiny import GOOD, GOOD_GGUF, SHARDED, gguf_bytes, safetensors_bytes, tensor
+
+
+def zipped(name: str) -> bytes:
+    """An archive with one pickle, as torch.save writes it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, pickle.dumps([1]))
+    return buffer.getvalue()
+
+
+def object_array() -> bytes:
+    buffer = io.BytesIO()
+    numpy.save(buffer, numpy.array([{}], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+def onnx_bytes(*, external: str = "") -> bytes:
+    """A model that adds a constant; its data in another file if one is named."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [4], [1.0, 2.0, 3.0, 4.0])
+    if external:
+        weight.ClearField("float_data")
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.extend(
+            [
+                onnx.StringStringEntryProto(key="location", value=external),
+                onnx.StringStringEntryProto(key="length", value="16"),
+            ]
+        )
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [value], [result], [weight])
+    return bytes(helper.make_model(graph).SerializeToString())
+
+
+WRONG_SAFETENSORS = {
+    "truncated": (GOOD[:-1], "it is truncated"),
+    "longer": (GOOD + b"\0", "bytes behind the last tensor"),
+    "empty": (b"", "no possible header length"),
+    "header-longer-than-file": (b"\xff" * 8 + b"{}", "no possible header length"),
+    "gguf-inside": (GOOD_GGUF, "no possible header length"),
+    "json-cut": (safetensors_bytes('{"a": ', b""), "JSON is malformed"),
+    "json-deep": (safetensors_bytes("[" * 100_000, b""), "JSON is malformed"),
+    "json-nan": (safetensors_bytes('{"a": NaN}', b""), "JSON is malformed"),
+    "list": (safetensors_bytes("[]", b""), "not an object"),
+    "name-twice": (safetensors_bytes('{"a": 1, "a": 2}', b""), "stands twice"),
+    "hole": (safetensors_bytes({"a": tensor(0, 8), "b": tensor(12, 16)}, bytes(16)), "hole or an overlap"),
+    "overlap": (safetensors_bytes({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)), "hole or an overlap"),
+    "unknown-dtype": (safetensors_bytes({"a": tensor(0, 8, "F33")}, bytes(8)), "unknown dtype"),
+    "shape-too-big": (safetensors_bytes({"a": tensor(0, 8, shape=[3])}, bytes(8)), "do not fit its shape"),
+    "negative-shape": (safetensors_bytes({"a": tensor(0, 8, shape=[-2])}, bytes(8)), "malformed shape"),
+    "no-offsets": (safetensors_bytes({"a": {"dtype": "F32", "shape": [2]}}, bytes(8)), "lacks dtype, shape"),
+    "metadata-of-numbers": (safetensors_bytes({"__metadata__": {"a": 1}}, b""), "not a map of strings"),
+}
+
+WRONG_GGUF = {
+    "truncated-data": (GOOD_GGUF[:-1], "it is truncated"),
+    "truncated-header": (GOOD_GGUF[:40], "truncated"),
+    "empty": (b"", "truncated inside its header"),
+    "safetensors-inside": (GOOD, "does not begin as a GGUF file"),
+    "version-9": (gguf_bytes({}, {}, b"", version=9), "version is not supported"),
+    "absurd-count": (gguf_bytes({}, {}, b"", count=1 << 60), "counts cannot fit"),
+    "unknown-type": (gguf_bytes({}, {"a": (99, [4], 0)}, bytes(16)), "unknown type"),
+    "misaligned": (gguf_bytes({}, {"a": (0, [4], 4)}, bytes(32)), "misaligned"),
+    "five-dimensions": (gguf_bytes({}, {"a": (0, [1] * 5, 0)}, bytes(32)), "too many dimensions"),
+    "half-a-block": (gguf_bytes({}, {"a": (2, [16], 0)}, bytes(32)), "misaligned"),
+}
+
+PICKLES = {
+    "model.bin": pickle.dumps([1]),
+    "model.pt": b"anything",
+    "model.pth": zipped("archive/data.pkl"),
+    "model.ckpt": b"",
+    "extra.pkl": pickle.dumps([1]),
+    "renamed.json": pickle.dumps([1], protocol=2),
+    "renamed.txt": zipped("archive/data.pkl"),
+    "old.dat": pickle.dumps(print, protocol=0),
+    "objects.npy": object_array(),
+}
+
+
+def check(folder: Path) -> Checkpoint:
+    return Checkpoint(parse_source(str(folder)).fetch())
+
+
+@pytest.mark.parametrize("name", WRONG_SAFETENSORS)
+def test_wrong_safetensors(tmp_path: Path, name: str) -> None:
+    data, said = WRONG_SAFETENSORS[name]
+    with pytest.raises(ModelError, match=said) as caught:
+        check(tiny.write_folder(tmp_path, {"model.safetensors": data}))
+    assert "model.safetensors" in str(caught.value)
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("name", WRONG_GGUF)
+def test_wrong_gguf(tmp_path: Path, name: str) -> None:
+    data, said = WRONG_GGUF[name]
+    with pytest.raises(ModelError, match=said) as caught:
+        check(tiny.write_folder(tmp_path, {"model.gguf": data}))
+    assert "model.gguf" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickles_by_name_and_by_content(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="pickle") as caught:
+        check(tiny.write_folder(tmp_path, {"model.safetensors": GOOD, name: PICKLES[name]}))
+    assert caught.value.subject == name
+
+
+def test_a_pickle_named_safetensors_is_called_a_pickle(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="pickle"):
+        check(tiny.write_folder(tmp_path, {"model.safetensors": zipped("archive/data.pkl")}))
+
+
+@pytest.mark.parametrize("text", ["(beginning with an opcode.", "I am text.", "c\nd\n", ".", "", "{}", "N."])
+def test_text_is_no_pickle(tmp_path: Path, text: str) -> None:
+    check(tiny.write_folder(tmp_path, {"model.safetensors": GOOD, "notes.txt": text.encode()}))
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    folder = tiny.write_folder(tmp_path, SHARDED)
+    assert [info.name for info in check(folder).tensors] == ["a", "b"]
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors.*missing"):
+        check(folder)
+    done = packer("build", folder, "--to", "oci:out", check=False)
+    assert (done.returncode, "interrupted download" in done.stderr) == (3, True)
+
+
+def test_tensor_in_another_shard_than_the_index_says(tmp_path: Path) -> None:
+    index = json.loads(SHARDED["model.safetensors.index.json"])
+    index["weight_map"]["a"] = index["weight_map"]["b"]
+    files = {**SHARDED, "model.safetensors.index.json": json.dumps(index).encode()}
+    with pytest.raises(ModelError, match="tensor 'a' is not in the file"):
+        check(tiny.write_folder(tmp_path, files))
+
+
+def test_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no weight file"):
+        check(tiny.write_folder(tmp_path, {"config.json": b"{}"}))
+
+
+def test_onnx_with_and_without_external_data(tmp_path: Path) -> None:
+    inside = check(tiny.write_folder(tmp_path / "a", {"model.onnx": onnx_bytes()}))
+    assert (inside.card.format, inside.card.parameters, inside.card.precision) == ("onnx", 4, "float32")
+    files = {"onnx/model.onnx": onnx_bytes(external="data"), "onnx/data": bytes(16)}
+    outside = check(tiny.write_folder(tmp_path / "b", files))
+    assert outside.weights == {"onnx/model.onnx", "onnx/data"}
+    (tmp_path / "b/onnx/data").write_bytes(bytes(15))
+    with pytest.raises(ModelError, match="onnx/data is truncated"):
+        check(tmp_path / "b")
+    (tmp_path / "b/onnx/data").unlink()
+    with pytest.raises(ModelError, match="'data' with the data of tensor 'w' is missing"):
+        check(tmp_path / "b")
+
+
+@pytest.mark.parametrize("location", ["../data", "/etc/passwd", ""])
+def test_onnx_data_outside_the_folder(tmp_path: Path, location: str) -> None:
+    model = onnx_bytes(external="placeholder").replace(b"placeholder", location.encode().ljust(11, b"x")[:11])
+    with pytest.raises(ModelError):
+        check(tiny.write_folder(tmp_path, {"model.onnx": model}))
+
+
+@pytest.mark.parametrize("cut", [1, 10, 40])
+def test_truncated_onnx(tmp_path: Path, cut: int) -> None:
+    with pytest.raises(ModelError, match="truncated"):
+        check(tiny.write_folder(tmp_path, {"model.onnx": onnx_bytes()[:-cut]}))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_gguf_in_both_byte_orders(tmp_path: Path, order: str) -> None:
+    data = gguf_bytes({"general.architecture": "llama"}, {"a": (0, [8, 2], 0)}, bytes(64), order=order)
+    checkpoint = check(tiny.write_folder(tmp_path, {"model.gguf": data}))
+    assert (checkpoint.tensors[0].shape, checkpoint.card.architecture) == ((2, 8), "llama")
+
+
+def test_gguf_agrees_with_the_gguf_package(gguf_model: Path) -> None:
+    import gguf
+
+    checkpoint = check(gguf_model)
+    reader = gguf.GGUFReader(next(gguf_model.glob("*.gguf")))
+    theirs = {
+        str(tensor.name): (
+            tensor.tensor_type.name,
+            tuple(int(size) for size in reversed(tensor.shape)),
+            int(tensor.data_offset),
+        )
+        for tensor in reader.tensors
+    }
+    assert {info.name: (info.dtype, info.shape, info.start) for info in checkpoint.tensors} == theirs
+    assert checkpoint.card.quantization == "q4_1"
+
+
+def test_safetensors_agrees_with_the_safetensors_package(safetensors_model: Path) -> None:
+    checkpoint = check(safetensors_model)
+    with safetensors.safe_open(safetensors_model / "model.safetensors", framework="numpy") as file:
+        theirs = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    assert {info.name: info.shape for info in checkpoint.tensors} == theirs
+    assert (checkpoint.card.param_size, checkpoint.card.precision) == ("135m", "bfloat16")
+    assert checkpoint.card.licence == "apache-2.0"
+
+
+def test_links_and_hidden_files(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/blob").write_bytes(GOOD)
+    folder = tiny.write_folder(tmp_path / "model", {".git/config": b"", "config.json": b"{}"})
+    (folder / "model.safetensors").symlink_to(tmp_path / "store/blob")
+    assert [file.name for file in check(folder).snapshot.files] == ["config.json", "model.safetensors"]
+    (folder / "gone.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ModelError) as caught:
+        check(folder)
+    assert caught.value.found == "a broken link"
