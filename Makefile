@@ -9,7 +9,10 @@ MODEL   := .cache/models/smollm2-gguf
 CLIENTS := kserve modelpack olah
 DEBIAN  := podman runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git
 
-.PHONY: demo test check install components readme clean
+# podman, containerd, mounts and foreign owners want root
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+
+.PHONY: demo test check install components clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.base $(MODEL)
@@ -17,7 +20,7 @@ demo: .venv/.base $(MODEL)
 	@scripts/demo.sh $(MODEL) out
 
 test: install components
-	$(BIN)/pytest
+	$(AS_ROOT) $(BIN)/pytest
 
 check: install
 	$(BIN)/ruff format --check .

@@ -27,13 +27,12 @@ from registry.store import Source
 _MODEL = "application/vnd.cncf.model."
 
 
-def unpack(root: Manifest | Index, source: Source, target: Path, include: Sequence[str] = ()) -> list[Path]:
+def unpack(manifest: Manifest, source: Source, target: Path, include: Sequence[str] = ()) -> list[Path]:
     """Write the model's files below `target` and return their paths.
 
-    `include` are globs over paths in the model; a layer that cannot hold a match is not fetched. Of an index any
-    image will do, because all share the model. `ContentError` or `ModelError` for what is damaged, hostile or foreign.
+    `include` are globs over paths in the model; a layer that cannot hold a match is not fetched.
+    `ContentError` or `ModelError` for what is damaged, hostile or foreign.
     """
-    manifest = _any_image(root, source)
     layers = [layer for layer in manifest.layers if _is_wanted(layer, manifest, include)]
     target.mkdir(parents=True, exist_ok=True)
     _check_space(target, sum(layer.size for layer in layers))
@@ -43,7 +42,7 @@ def unpack(root: Manifest | Index, source: Source, target: Path, include: Sequen
     if not written:
         raise ModelError(
             "nothing in this artifact is a file of a model" if not include else "no file matches",
-            subject=root.descriptor.digest,
+            subject=manifest.descriptor.digest,
             expected=", ".join(include) or f"layers with files under {ROOT}/, or ModelPack layers",
             found=f"{len(manifest.layers)} layers",
             hint="packer inspect shows what is inside",
@@ -51,7 +50,8 @@ def unpack(root: Manifest | Index, source: Source, target: Path, include: Sequen
     return written
 
 
-def _any_image(root: Manifest | Index, source: Source) -> Manifest:
+def model_manifest(root: Manifest | Index, source: Source) -> Manifest:
+    """The manifest to unpack: of an index any image will do, because all share the model."""
     if isinstance(root, Manifest):
         return root
     for child in root.manifests:

@@ -83,16 +83,13 @@ def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
 
     file = _build_file(model, flags, needs_destination=until == STAGES[-1])
     plan = resolve(file)
+    with _listener(as_json=as_json) as listener:
+        result = _run(plan, until, listener)
     if as_json:
-        from packer.progress import JsonLines
-
-        lines = JsonLines(click.echo)
-        result = _run(plan, until, lines)
-        lines.tell("release" if until == STAGES[-1] else "stopped", after=until, **_outcome(plan, result))
-        return
-    with _bars_or_lines() as shown:
-        result = _run(plan, until, shown)
-    click.echo(_conclusion(plan, until, result))
+        event = "release" if until == STAGES[-1] else "stopped"
+        click.echo(json.dumps({"event": event, "after": until, **_outcome(plan, result)}, ensure_ascii=False))
+    else:
+        click.echo(_conclusion(plan, until, result))
 
 
 @cli.command()
@@ -119,20 +116,20 @@ def inspect(what: str, *, plain_http: bool, as_json: bool) -> None:
 @as_json
 def pull(reference: str, folder: Path, *, include: tuple[str, ...], plain_http: bool, as_json: bool) -> None:
     """Write the model's files of REF below DIR, verified."""
-    from containers.unpack import unpack
+    from containers.unpack import model_manifest, unpack
+    from packer.watch import Run
     from registry.reference import parse_reference
     from registry.store import open_store
 
     place = parse_reference(reference)
     store = open_store(place, plain_http=plain_http)
-    root = store.resolve(place.name)
-    written = unpack(root, store, folder, include)
+    manifest = model_manifest(store.resolve(place.name), store)
+    with _listener(as_json=as_json) as listener:
+        written = Run(listener)("pull", unpack, manifest, store, folder, include)
     if as_json:
-        files = [{"path": str(path), "bytes": path.stat().st_size} for path in written]
-        click.echo(json.dumps({"event": "pulled", "digest": root.descriptor.digest, "files": files}))
-        return
-    for path in written:
-        click.echo(path)
+        click.echo(json.dumps({"event": "pulled", "digest": manifest.descriptor.digest, "files": len(written)}))
+    else:
+        click.echo("\n".join(map(str, written)))
 
 
 def _build_file(model: str, flags: dict[str, Any], *, needs_destination: bool) -> BuildFile:
@@ -174,9 +171,13 @@ def _run(plan: Build, until: str, listener: Listener) -> object:
 
 
 @contextmanager
-def _bars_or_lines() -> Iterator[Listener]:
-    from packer.progress import Bars, PlainLines
+def _listener(*, as_json: bool) -> Iterator[Listener]:
+    """JSON on standard output if asked for, else bars on a terminal and lines elsewhere, on standard error."""
+    from packer.progress import Bars, JsonLines, PlainLines
 
+    if as_json:
+        yield JsonLines(click.echo)
+        return
     if not sys.stderr.isatty():
         yield PlainLines(lambda text: click.echo(text, err=True))
         return

@@ -26,7 +26,7 @@ def inspect(text: str, *, plain_http: bool = False) -> dict[str, Any]:
 
     Of a reference only manifests and configs are read; of files, headers and what else `Checkpoint` looks at.
     """
-    if Path(text).exists() or text.startswith("hf://"):
+    if Path(text).exists():
         return _model(text)
     try:
         reference = parse_reference(text)

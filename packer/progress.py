@@ -19,21 +19,20 @@ class JsonLines:
     def started(self, stage: str, size: int | None) -> None:
         """A stage begins."""
         self._stage, self._moved, self._told = stage, 0, time.monotonic()
-        self.tell("started", stage=stage, **({} if size is None else {"bytes": size}))
+        self._tell("started", stage=stage, **({} if size is None else {"bytes": size}))
 
     def advanced(self, count: int) -> None:
         """Bytes have moved; told at most once a second."""
         self._moved += count
         if time.monotonic() - self._told >= 1:
             self._told = time.monotonic()
-            self.tell("progress", stage=self._stage, bytes=self._moved)
+            self._tell("progress", stage=self._stage, bytes=self._moved)
 
     def finished(self, stage: str, facts: Mapping[str, Any]) -> None:
         """A stage is done."""
-        self.tell("finished", stage=stage, **facts)
+        self._tell("finished", stage=stage, **facts)
 
-    def tell(self, event: str, **members: Any) -> None:
-        """One line."""
+    def _tell(self, event: str, **members: Any) -> None:
         self._write(json.dumps({"event": event, **members}, ensure_ascii=False))
 
 
@@ -122,6 +121,8 @@ def summary(stage: str, facts: Mapping[str, Any]) -> str:
             return f"{facts['format']}, {facts.get('architecture', 'unknown architecture')}, {counts}"
         case "package":
             return f"{len(facts['blobs'])} blobs, {human(facts['bytes'])}, for {', '.join(facts['platforms'])}"
+        case "pull":
+            return f"{len(facts['files'])} files, {human(sum(file['bytes'] for file in facts['files']))}"
         case _:
             return published(facts)
 

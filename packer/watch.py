@@ -117,8 +117,8 @@ class WatchedStore:
         return self.inner.resolve(name)
 
     def blob(self, descriptor: Descriptor) -> Blob:
-        """The inner store's."""
-        return self.inner.blob(descriptor)
+        """The inner store's, counted."""
+        return Counted(self.inner.blob(descriptor), self.advance)
 
     def push(self, blob: Blob) -> bool:
         """The inner store's; a blob that was present counts whole."""
@@ -147,6 +147,8 @@ def facts(result: object) -> dict[str, Any]:
             return _artifact_facts(result)
         case Release():
             return asdict(result)
+        case list():
+            return {"files": [{"path": str(path), "bytes": path.stat().st_size} for path in result]}
         case _:
             return {}
 
@@ -167,6 +169,8 @@ def _size(value: object) -> int | None:
     match value:
         case Checkpoint():
             return value.snapshot.size
+        case Manifest():
+            return sum(layer.size for layer in value.layers)
         case Artifact():
             return sum(blob.descriptor.size for blob in value.blobs())
         case _:
