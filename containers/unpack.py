@@ -6,9 +6,7 @@ folder inside the target and renamed when every layer has been read whole and ve
 
 from __future__ import annotations
 
-import fnmatch
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -19,9 +17,10 @@ from containers.modelpack import TITLE
 from containers.tar import Entry, read_tar
 from registry.blob import chunks
 from registry.descriptor import IMAGE_LAYER, Descriptor
-from registry.errors import ContentError, ModelError, SpaceError
+from registry.disk import require_free
+from registry.errors import ContentError, ModelError
 from registry.manifest import Index, Manifest
-from registry.names import relative_path
+from registry.names import matches, relative_path
 from registry.store import Source
 
 _MODEL = "application/vnd.cncf.model."
@@ -35,7 +34,7 @@ def unpack(manifest: Manifest, source: Source, target: Path, include: Sequence[s
     """
     layers = [layer for layer in manifest.layers if _is_wanted(layer, manifest, include)]
     target.mkdir(parents=True, exist_ok=True)
-    _check_space(target, sum(layer.size for layer in layers))
+    require_free(target, sum(layer.size for layer in layers), "free some space, or take less with --include")
     with tempfile.TemporaryDirectory(dir=target, prefix=".packer-") as scratch:
         whole = [pair for layer in layers for pair in _stage(source, layer, Path(scratch), include)]
         written = [_move(name, path, target) for name, path in whole]
@@ -68,11 +67,7 @@ def _is_wanted(layer: Descriptor, manifest: Manifest, include: Sequence[str]) ->
     is_ours = any(FILEPATH in other.annotations for other in manifest.layers)
     if is_ours and not path:
         return False
-    return path in ("", ROOT) or _matches(path.removeprefix(f"{ROOT}/"), include)
-
-
-def _matches(name: str, include: Sequence[str]) -> bool:
-    return not include or any(fnmatch.fnmatchcase(name, pattern) for pattern in include)
+    return path in ("", ROOT) or matches(path.removeprefix(f"{ROOT}/"), include)
 
 
 def _stage(source: Source, layer: Descriptor, scratch: Path, include: Sequence[str]) -> Iterator[tuple[str, Path]]:
@@ -94,7 +89,7 @@ def _stage(source: Source, layer: Descriptor, scratch: Path, include: Sequence[s
             )
         for entry in entries:
             name = _model_name(entry.name, layer)
-            if name and _matches(name, include):
+            if name and matches(name, include):
                 path = scratch / os.urandom(8).hex()
                 with path.open("xb") as file:
                     file.writelines(entry.content)
@@ -126,15 +121,3 @@ def _move(name: str, path: Path, target: Path) -> Path:
     os.chmod(path, 0o644)
     os.replace(path, final)
     return final
-
-
-def _check_space(target: Path, size: int) -> None:
-    free = shutil.disk_usage(target).free
-    if size > free:
-        raise SpaceError(
-            "the disk is too full for the model",
-            subject=str(target),
-            expected=f"{size} bytes free",
-            found=f"{free} bytes free",
-            hint="free some space, or take less with --include",
-        )

@@ -5,12 +5,10 @@ Files are used where they lie, in the user's folder or in the Hub's cache; nothi
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +19,9 @@ from formats.checkpoint import FORMATS
 from formats.pickle import NAMES as PICKLES
 from formats.snapshot import ModelFile, Origin, Snapshot
 from registry.blob import FileBlob, chunks
-from registry.errors import ContentError, ModelError, NotFoundError, SpaceError, TransferError, UsageError
+from registry.disk import require_free
+from registry.errors import ContentError, ModelError, NotFoundError, TransferError, UsageError
+from registry.names import matches
 
 _HUB = re.compile(r"hf://([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
 _OTHER_WEIGHTS = frozenset((*PICKLES, ".h5", ".msgpack", ".tflite", ".ot", ".mlmodel", ".mlpackage"))
@@ -76,7 +76,7 @@ class FolderSource:
 
     def fetch(self) -> Snapshot:
         """Every file, or those that match an `include` glob; links to files are followed, links to folders refused."""
-        names = [name for name in self._walk() if _matches(name, self.include)]
+        names = [name for name in self._walk() if matches(name, self.include)]
         if not names:
             raise ModelError(
                 "no file of this folder is taken", subject=str(self.path), expected=", ".join(self.include) or "files"
@@ -110,6 +110,7 @@ class HubSource:
     def fetch(self) -> Snapshot:
         """The chosen files at the commit that the revision means now."""
         from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.constants import HF_HUB_CACHE
         from huggingface_hub.hf_api import RepoFile
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -123,7 +124,8 @@ class HubSource:
                 if isinstance(entry, RepoFile)
             }
             names = choose(sorted(tree), self.include, f"hf://{self.repository}@{commit}")
-            _check_space(sum(tree[name].size for name in names if not self._is_cached(name, commit)))
+            missing = sum(tree[name].size for name in names if not self._is_cached(name, commit))
+            require_free(Path(HF_HUB_CACHE), missing, "point HF_HOME to another disk, or take less with --include")
             patterns = [glob.escape(name) for name in names]
             folder = Path(snapshot_download(self.repository, revision=commit, allow_patterns=patterns))
         files = [ModelFile.of(name, _verified(folder / name, tree[name])) for name in names]
@@ -142,7 +144,7 @@ def choose(names: Sequence[str], include: Sequence[str], origin: str) -> list[st
     """
     visible = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     if include:
-        chosen = [name for name in visible if _matches(name, include)]
+        chosen = [name for name in visible if matches(name, include)]
     else:
         present = {_suffix(name) for name in visible}
         best = next((suffix for suffix in FORMATS if suffix in present), "")
@@ -178,10 +180,6 @@ def _suffix(name: str) -> str:
     return Path(name).suffix.lower()
 
 
-def _matches(name: str, include: Sequence[str]) -> bool:
-    return not include or any(fnmatch.fnmatchcase(name, pattern) for pattern in include)
-
-
 def _verified(path: Path, entry: Any) -> FileBlob:
     """The file in the cache, if it is what the Hub's tree says."""
     blob = FileBlob.at(path)
@@ -206,21 +204,6 @@ def _git_blob(blob: FileBlob) -> str:
         for piece in chunks(stream):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def _check_space(size: int) -> None:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    cache = Path(HF_HUB_CACHE).absolute()
-    free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
-    if size > free:
-        raise SpaceError(
-            "the disk is too full for this model",
-            subject=str(cache),
-            expected=f"{size} bytes free",
-            found=f"{free} bytes free",
-            hint="free some space, point HF_HOME to another disk, or take less with --include",
-        )
 
 
 @contextmanager

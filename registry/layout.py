@@ -18,7 +18,8 @@ from typing import IO, Any, BinaryIO
 
 from registry.blob import CHUNK, Blob, FileBlob, TypedBlob, verified
 from registry.descriptor import INDEX, Descriptor, Digest
-from registry.errors import ContentError, NotFoundError, SpaceError, UsageError
+from registry.disk import require_free
+from registry.errors import ContentError, NotFoundError, UsageError
 from registry.manifest import MAX_MANIFEST, Index, Manifest, decode, encode, parse_json_object
 
 _TAG = "org.opencontainers.image.ref.name"
@@ -60,7 +61,9 @@ class Layout:
         if path.exists():
             return False
         self._make()
-        self._check_space(blob.descriptor)
+        require_free(
+            self._folder, blob.descriptor.size, "free some space; what is written stays and is not written again"
+        )
         with verified(blob.open(), blob.descriptor, f"oci:{self._folder}") as source, _whole_file(path) as target:
             shutil.copyfileobj(source, target, CHUNK)
         return True
@@ -114,17 +117,6 @@ class Layout:
     def _write_json(self, name: str, document: object) -> None:
         with _whole_file(self._folder / name, mode=0o644) as file:
             file.write(encode(document))
-
-    def _check_space(self, descriptor: Descriptor) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if descriptor.size > free:
-            raise SpaceError(
-                "the disk is too full for the next blob",
-                subject=f"oci:{self._folder}",
-                expected=f"{descriptor.size} bytes free",
-                found=f"{free} bytes free",
-                hint="free some space or name a folder on another disk; what is written stays and is not written again",
-            )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -1,7 +1,9 @@
-"""Relative paths that are safe to write below a folder of ours."""
+"""Relative paths: safe to write below a folder of ours, and matched by globs."""
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from typing import NewType
 
 from registry.errors import ModelError
@@ -21,6 +23,11 @@ def relative_path(text: str, origin: str) -> RelativePath:
             hint="rename the file, or ask whoever made the artifact",
         )
     return RelativePath(text)
+
+
+def matches(name: str, globs: Sequence[str]) -> bool:
+    """Whether any glob matches the whole path, `*` reaching over slashes; without globs everything does."""
+    return not globs or any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
 def _refusal(text: str, parts: list[str]) -> str:

@@ -40,6 +40,8 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 
     shown = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
     raised = {
-        error.exit_code for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)
+        error.exit_code
+        for error in vars(errors).values()
+        if isinstance(error, type) and issubclass(error, errors.PackerError)
     }
     assert shown == raised | {0, 130}

@@ -62,14 +62,14 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextlib.contextmanager
-def docker_registry(folder: Path) -> Iterator[Server]:
-    """Debian's docker-registry with its storage in `folder`."""
+def docker_registry(folder: Path, more: str = "") -> Iterator[Server]:
+    """Debian's docker-registry with its storage in `folder`, and `more` lines of configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{free_port()}"
     config = folder / "config.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
-        f"http: {{addr: '{address}'}}\n"
+        f"http: {{addr: '{address}'}}\n{more}\n"
     )
     with serving(["docker-registry", "serve", config], address, "/v2/", folder / "log") as server:
         yield server

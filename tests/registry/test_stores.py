@@ -19,7 +19,7 @@ from registry.remote import Remote
 from registry.store import Store
 from tests.parts import tiny
 from tests.parts.command import packer
-from tests.parts.servers import Server, free_port, serving
+from tests.parts.servers import Server, docker_registry
 
 USER, PASSWORD = "tester", "correct horse"
 HTPASSWD = f"{USER}:$2b$05$dsHFsFvTBwUgOgoe6JJ/6e8JE2463JkQRChlW5n74at9X.DdjWU6q\n"
@@ -86,13 +86,8 @@ def test_blob_that_lies_is_not_kept(store: Store) -> None:
 def guarded(tmp_path: Path) -> Iterator[Server]:
     """A registry that wants a password."""
     (tmp_path / "htpasswd").write_text(HTPASSWD)
-    address = f"127.0.0.1:{free_port()}"
-    config = tmp_path / "config.yml"
-    config.write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/data}}}}\nhttp: {{addr: '{address}'}}\n"
-        f"auth: {{htpasswd: {{realm: test, path: {tmp_path}/htpasswd}}}}\n"
-    )
-    with serving(["docker-registry", "serve", config], address, "/v2/", tmp_path / "log") as server:
+    auth = f"auth: {{htpasswd: {{realm: test, path: {tmp_path}/htpasswd}}}}"
+    with docker_registry(tmp_path / "registry", auth) as server:
         yield server
 
 
