@@ -44,7 +44,7 @@ def unpack(manifest: Manifest, source: Source, target: Path, include: Sequence[s
             subject=manifest.descriptor.digest,
             expected=", ".join(include) or f"layers with files under {ROOT}/, or ModelPack layers",
             found=f"{len(manifest.layers)} layers",
-            hint="packer inspect shows what is inside",
+            hint="globs match the paths in the model, such as config.json or '*.safetensors'",
         )
     return written
 

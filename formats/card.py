@@ -9,6 +9,7 @@ from typing import Any
 
 from formats.snapshot import ModelFile, Snapshot
 from formats.tensors import TensorInfo, count_by_dtype
+from registry.errors import ModelError
 
 MAX_TEXT = 16 << 20
 """Bytes read of a config or a card."""
@@ -110,11 +111,16 @@ def _text(value: object) -> str:
 
 
 def _config(snapshot: Snapshot) -> Mapping[str, Any]:
-    try:
-        document = json.loads(_read(snapshot.get("config.json")))
-    except (ValueError, RecursionError):
+    file = snapshot.get("config.json")
+    if not file:
         return {}
-    return document if isinstance(document, dict) else {}
+    try:
+        document = json.loads(_read(file))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"this is not JSON ({error})", subject=file.name, hint="fetch the file again") from error
+    if not isinstance(document, dict):
+        raise ModelError("this is not a JSON object", subject=file.name, found=type(document).__name__)
+    return document
 
 
 def _front_matter(snapshot: Snapshot) -> Mapping[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from formats import gguf, onnx, safetensors
@@ -13,6 +15,11 @@ from registry.errors import ModelError
 
 FORMATS = {".safetensors": "safetensors", ".gguf": "gguf", ".onnx": "onnx"}
 """Extension to weight format; where a model has several, the first of these is the model's."""
+
+MAX_SHARDS = 10_000
+"""Shards of one model that are looked for by name."""
+
+_SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.safetensors|\.gguf)")
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,28 @@ def _read_all(snapshot: Snapshot) -> dict[ModelFile, WeightFile]:
             found=", ".join(file.name for file in snapshot.files[:8]) or "no files",
             hint="name the folder that holds the weights; subfolders are searched too",
         )
+    _check_shards(read)
     names = {str(file.name): {tensor.name for tensor in weights.tensors} for file, weights in read.items()}
     for file in snapshot.files:
         if file.name.endswith(safetensors.INDEX_SUFFIX):
             safetensors.check_index(snapshot, file, names)
     return read
+
+
+def _check_shards(files: Iterable[ModelFile]) -> None:
+    """Files named `...-00001-of-00003...` come as all three, with or without an index."""
+    shards = [match for file in files if (match := _SHARD.fullmatch(file.name))]
+    there = {match[0] for match in shards}
+    for match in shards:
+        for number in range(1, min(int(match[3]), MAX_SHARDS) + 1):
+            if (name := f"{match[1]}{number:05}-of-{match[3]}{match[4]}") not in there:
+                raise ModelError(
+                    "this shard is missing",
+                    subject=name,
+                    expected=f"{int(match[3])} shards",
+                    found=f"{sum(other[1] == match[1] for other in shards)}",
+                    hint="fetch the missing file; an interrupted download leaves models like this",
+                )
 
 
 def _read(file: ModelFile, snapshot: Snapshot) -> WeightFile:

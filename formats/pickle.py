@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import re
 import zipfile
 from typing import BinaryIO, cast
 
@@ -20,7 +21,8 @@ NAMES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 _LOOK = 1 << 20
 """Bytes of a file that are searched for a pickle of the old text protocols."""
 
-_IMPORTS = frozenset(("GLOBAL", "INST", "STACK_GLOBAL", "REDUCE", "BUILD", "EXT1", "EXT2", "EXT4"))
+_IMPORT = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
+"""The argument of an opcode that imports, as pickletools gives it: a module and a name."""
 
 
 def refuse_pickle(file: ModelFile) -> None:
@@ -59,11 +61,16 @@ def _inside_zip(stream: BinaryIO) -> str:
 
 
 def _is_text_pickle(start: bytes) -> bool:
-    """Whether `start` reads as opcodes up to a STOP, with something to import on the way."""
-    names = set()
+    """Whether `start` is opcodes from its first byte to a STOP at its end, with a module and a name to import.
+
+    Prose reads as opcodes surprisingly often, so each part of that is needed.
+    """
+    imports, stop = False, -1
     try:
-        for opcode, _, _ in pickletools.genops(start):
-            names.add(opcode.name)
+        for opcode, argument, position in pickletools.genops(start):
+            stop = position or 0
+            if opcode.name in ("GLOBAL", "INST"):
+                imports |= bool(_IMPORT.fullmatch(str(argument)))
     except Exception:  # noqa: BLE001 - pickletools raises whatever its opcodes meet
         return False
-    return bool(names & _IMPORTS)
+    return imports and stop + 1 == len(start.rstrip())

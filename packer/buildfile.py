@@ -19,6 +19,8 @@ from registry.errors import UsageError
 MAX_SIZE = 1 << 20
 """Bytes of a build file."""
 
+_MESSAGES = {"tuple_type": "this must be a list, such as [a, b]", "missing": "this key is needed"}
+
 PlatformName = Annotated[Platform, BeforeValidator(lambda value: Platform.parse(str(value)))]
 
 
@@ -53,6 +55,10 @@ def read_build_file(path: Path) -> BuildFile:
                 "this is too large for a build file", subject=str(path), expected=f"at most {MAX_SIZE} bytes"
             )
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise UsageError(
+                "a build file is a map of keys", subject=str(path), expected="source: and publish: at least"
+            )
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"this is not YAML: {error}", subject=str(path)) from error
     try:
@@ -83,9 +89,15 @@ def _explain(path: Path, error: ValidationError) -> UsageError:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         found = first.get("input")
-        return UsageError(f"{place or 'the file'}: {first['msg']}", subject=str(path), found=repr(found)[:100])
+        message = _MESSAGES.get(first["type"], first["msg"])
+        return UsageError(f"{place}: {message}", subject=str(path), found=repr(found)[:100])
     known = _known_keys(BuildFile if len(first["loc"]) == 1 else Publish)
-    nearest = difflib.get_close_matches(str(first["loc"][-1]), known, 1, 0.4)
+    key = str(first["loc"][-1])
+    if len(first["loc"]) == 1 and key in Publish.model_fields:
+        return UsageError(
+            f"the key {key!r} is not known here", subject=str(path), hint=f"put it under publish: {key}: ..."
+        )
+    nearest = difflib.get_close_matches(key, known, 1, 0.4)
     return UsageError(
         f"the key {place!r} is not known",
         subject=str(path),

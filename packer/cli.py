@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from packer.watch import Listener
 
 MODELPACK = ("shared", "raw", "none")
-DEFECT, INTERRUPTED = 1, 130
+DEFECT, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
 
 plain_http = click.option("--plain-http", is_flag=True, help="Speak HTTP to registries beyond this machine.")
 as_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, one object a line.")
@@ -34,14 +36,20 @@ as_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code that the outcome has."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = cli.main(list(arguments), prog_name="packer", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; no tag was moved, and what was sent whole is not sent again", err=True)
+        if "--json" in arguments:
+            click.echo(json.dumps({"event": "interrupted"}))
+        click.echo("interrupted: no tag was moved and nothing half-written has its final name", err=True)
         code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - whatever it is, a user sees one message and one exit code
         code = _report(_expected(error), in_json="--json" in arguments)
     sys.exit(code if isinstance(code, int) else 0)
@@ -64,13 +72,40 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("model")
-@click.option("--to", metavar="DEST", help="HOST[:PORT]/REPO:TAG, or oci:FOLDER[:TAG] for a folder.")
-@click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
-@click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match; may be repeated.")
-@click.option("--base", help="What lies below the model: a reference, oci:FOLDER, busybox (the default) or none.")
-@click.option("--busybox", multiple=True, metavar="PLATFORM=FILE", help="A static busybox for another architecture.")
-@click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH", help="Only these of the base's platforms.")
-@click.option("--modelpack", type=click.Choice(MODELPACK), help="How the ModelPack manifest holds the model (shared).")
+@click.option(
+    "--to", metavar="DEST", help="HOST[:PORT]/REPO[:TAG], or oci:FOLDER[:TAG]; needed to publish. TAG: latest."
+)
+@click.option(
+    "--until", type=click.Choice(STAGES), default=STAGES[-1], show_default=True, help="Stop after this stage."
+)
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="Take only files whose path matches; * reaches over /. Repeatable."
+)
+@click.option(
+    "--base",
+    metavar="BASE",
+    help="What lies below the model: HOST/REPO[:TAG|@DIGEST], oci:FOLDER[:TAG], none, or busybox (the default): "
+    "the host's static busybox, for the host's architecture.",
+)
+@click.option(
+    "--busybox",
+    multiple=True,
+    metavar="PLATFORM=FILE",
+    help="With --base busybox: a static busybox for another platform, such as linux/arm64=FILE. Repeatable.",
+)
+@click.option(
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="OS/ARCH",
+    help="Only this one of the base's platforms. Repeatable.",
+)
+@click.option(
+    "--modelpack",
+    type=click.Choice(MODELPACK),
+    help="The ModelPack manifest at DEST-modelpack: over the image's own tar layers (shared, the default; no extra "
+    "space), over the files as they are (raw; the model is stored twice), or not at all.",
+)
 @plain_http
 @as_json
 def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
@@ -81,8 +116,7 @@ def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
     """
     from packer.plan import resolve
 
-    file = _build_file(model, flags, needs_destination=until == STAGES[-1])
-    plan = resolve(file)
+    plan = resolve(_build_file(model, flags), until)
     with _listener(as_json=as_json) as listener:
         result = _run(plan, until, listener)
     if as_json:
@@ -132,7 +166,7 @@ def pull(reference: str, folder: Path, *, include: tuple[str, ...], plain_http: 
         click.echo("\n".join(map(str, written)))
 
 
-def _build_file(model: str, flags: dict[str, Any], *, needs_destination: bool) -> BuildFile:
+def _build_file(model: str, flags: dict[str, Any]) -> BuildFile:
     from packer.buildfile import BuildFile, override, read_build_file
     from registry.descriptor import Platform
 
@@ -148,8 +182,6 @@ def _build_file(model: str, flags: dict[str, Any], *, needs_destination: bool) -
 
         values["modelpack"] = ModelPack(values["modelpack"])
     source = {"include": values.pop("include")} if "include" in values else {}
-    if not needs_destination and not file.publish.to:
-        values.setdefault("to", "oci:unpublished")
     return override(file, source, values)
 
 
@@ -195,12 +227,12 @@ def _outcome(plan: Build, result: object) -> dict[str, Any]:
 
 
 def _conclusion(plan: Build, until: str, result: object) -> str:
-    from packer.progress import published
-
+    release = _outcome(plan, result)
+    if until == "package":
+        return f"image      {release['image']}\nmodelpack  {release['modelpack']}\nnothing was published"
     if until != STAGES[-1]:
         return f"stopped after {until}; nothing was published"
-    release = _outcome(plan, result)
-    lines = [published(release), f"image      {plan.to}", f"           {release['image']}"]
+    lines = [f"image      {plan.to}", f"           {release['image']}"]
     if release["modelpack"]:
         lines += [f"modelpack  {plan.to}-modelpack", f"           {release['modelpack']}"]
     return "\n".join([*lines, f"base       {plan.base.name} {plan.base.digest or ''}".rstrip()])
@@ -229,6 +261,7 @@ def _report(error: Exception, *, in_json: bool) -> int:
         click.echo("error: this is a defect of packer; please report it with the lines above", err=True)
         return DEFECT
     if in_json:
-        click.echo(json.dumps({"event": "error", **error.to_json()}, ensure_ascii=False))
+        with suppress(OSError):
+            click.echo(json.dumps({"event": "error", **error.to_json()}, ensure_ascii=False))
     click.echo(f"error: {error}", err=True)
     return error.exit_code

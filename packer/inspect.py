@@ -17,7 +17,7 @@ from packer.sources import parse_source
 from registry.blob import read_all
 from registry.errors import NotFoundError, UsageError
 from registry.manifest import MAX_MANIFEST, Index, Manifest, parse_json_object
-from registry.reference import parse_reference
+from registry.reference import LayoutReference, Reference, parse_reference
 from registry.store import Source, open_store
 
 
@@ -26,16 +26,16 @@ def inspect(text: str, *, plain_http: bool = False) -> dict[str, Any]:
 
     Of a reference only manifests and configs are read; of files, headers and what else `Checkpoint` looks at.
     """
-    if Path(text).exists():
+    if (Path(text) / "oci-layout").exists():
+        text = f"oci:{text}"
+    elif Path(text).exists():
         return _model(text)
-    try:
-        reference = parse_reference(text)
-    except UsageError as error:
-        error.hint = error.hint or "a path must exist; a registry reference begins with its host"
-        raise
+    elif text.startswith(("/", ".", "~")):
+        raise UsageError("there is no such file or folder", subject=text, hint="check the path")
+    reference = parse_reference(text)
     source = open_store(reference, plain_http=plain_http)
     root = source.resolve(reference.name)
-    roots = {str(reference): root, **_sibling(source, reference.tag, root)}
+    roots = {str(reference): root, **_sibling(source, reference, root)}
     return {"reference": str(reference), "digest": root.descriptor.digest, **_artifact(roots, source)}
 
 
@@ -54,14 +54,17 @@ def _model(text: str) -> dict[str, Any]:
     }
 
 
-def _sibling(source: Source, tag: str, root: Manifest | Index) -> dict[str, Manifest | Index]:
-    """The ModelPack manifest beside an image of ours."""
-    if not tag or not isinstance(root, Index):
+def _sibling(
+    source: Source, reference: Reference | LayoutReference, root: Manifest | Index
+) -> dict[str, Manifest | Index]:
+    """The ModelPack manifest beside an image of ours, if it is of the same build."""
+    if not reference.tag or not isinstance(root, Index):
         return {}
     try:
-        return {tag + MODELPACK_SUFFIX: source.resolve(tag + MODELPACK_SUFFIX)}
+        sibling = source.resolve(reference.tag + MODELPACK_SUFFIX)
     except NotFoundError:
         return {}
+    return {f"{reference}{MODELPACK_SUFFIX}": sibling} if sibling.annotations == root.annotations else {}
 
 
 def _artifact(roots: dict[str, Manifest | Index], source: Source) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def _tables(report: dict[str, Any]) -> Iterable[str]:
     for file in report.get("files", ()):
         yield f"{human(file['bytes']):>11}  {file['digest'][:19]}  {file['path']}"
     for manifest in report.get("manifests", ()):
-        yield f"{manifest['kind']:<9}  {manifest['digest'][:19]}  {manifest['layers']} layers  {manifest['name']}"
+        yield f"{manifest['kind']:<9}  {manifest['digest']}  {manifest['layers']} layers  {manifest['name']}"
     if "layers" in report:
         yield ""
     for layer in report.get("layers", ()):

@@ -4,34 +4,58 @@ from __future__ import annotations
 
 import platform as host
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from containers.base import Base, base_from, busybox_base, no_base
 from packer.buildfile import BuildFile
 from packer.pipeline import Build
+from packer.publish import MODELPACK_SUFFIX
 from packer.sources import parse_source
+from packer.stages import STAGES
 from registry.descriptor import Platform
-from registry.errors import UsageError
-from registry.reference import parse_reference
+from registry.errors import ContentError, NotFoundError, UsageError
+from registry.reference import MAX_TAG, LayoutReference, Reference, parse_reference
 from registry.store import open_store
 
 HOST_BUSYBOX = Path("/bin/busybox")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def resolve(file: BuildFile) -> Build:
-    """The build that a build file and flags describe. Reads the base's manifests; nothing of the model."""
-    publish = file.publish
-    if not publish.to:
+def resolve(file: BuildFile, until: str) -> Build:
+    """The build that a build file and flags describe, as far as the stage `until`.
+
+    Reads the manifests of the base and of what the tag names now, so that a base or a registry that fails does so
+    before anything is fetched; reads nothing of the model.
+    """
+    publish, last = file.publish, STAGES.index(until)
+    source = parse_source(file.source, file.include)
+    to = _destination(publish.to, needed=until == STAGES[-1])
+    store = open_store(to, plain_http=publish.plain_http)
+    if until == STAGES[-1]:
+        with suppress(NotFoundError, ContentError):
+            store.resolve(to.tag)
+    base = no_base()
+    if last >= STAGES.index("package"):
+        base = find_base(publish.base, publish.platforms, publish.busybox, plain_http=publish.plain_http)
+    return Build(source, base, publish.modelpack, to, store)
+
+
+def _destination(text: str, *, needed: bool) -> Reference | LayoutReference:
+    if not text and needed:
         raise UsageError(
             "nothing says where the result goes", hint="add --to HOST/REPO:TAG, or --to oci:./out for a folder"
         )
-    source = parse_source(file.source, file.include)
-    to = parse_reference(publish.to)
+    to = parse_reference(text or "oci:unpublished")
     if to.digest:
-        raise UsageError("a build is published under a tag, not a digest", found=publish.to)
-    base = find_base(publish.base, publish.platforms, publish.busybox, plain_http=publish.plain_http)
-    return Build(source, base, publish.modelpack, to, open_store(to, plain_http=publish.plain_http))
+        raise UsageError("a build is published under a tag, not a digest", found=text)
+    if len(to.tag + MODELPACK_SUFFIX) > MAX_TAG:
+        raise UsageError(
+            f"this tag is too long, because {MODELPACK_SUFFIX} is added to it",
+            expected=f"at most {MAX_TAG - len(MODELPACK_SUFFIX)} characters",
+            found=f"{len(to.tag)} characters",
+        )
+    return to
 
 
 def find_base(text: str, platforms: Sequence[Platform], binaries: Mapping[Platform, Path], *, plain_http: bool) -> Base:

@@ -129,6 +129,7 @@ def summary(stage: str, facts: Mapping[str, Any]) -> str:
 
 def published(facts: Mapping[str, Any]) -> str:
     """What a publish moved."""
-    if not facts["changed"]:
-        return f"nothing to upload: {human(facts['bytes_present'])} are there and the tags point at them"
+    if not facts["blobs_sent"]:
+        tags = "the tags were set" if facts["changed"] else "the tags point at them"
+        return f"nothing to upload: {human(facts['bytes_present'])} are there, and {tags}"
     return f"sent {facts['blobs_sent']} blobs, {human(facts['bytes_sent'])}; {human(facts['bytes_present'])} were there"

@@ -48,6 +48,8 @@ def parse_source(text: str, include: Sequence[str] = ()) -> Source:
         return FolderSource(path, tuple(include))
     if path.is_file():
         return FileSource(path)
+    if path.suffix in (".yaml", ".yml"):
+        raise UsageError("there is no such build file", subject=text, hint="check the path")
     raise UsageError(
         "there is no such model",
         subject=text,
@@ -76,10 +78,15 @@ class FolderSource:
 
     def fetch(self) -> Snapshot:
         """Every file, or those that match an `include` glob; links to files are followed, links to folders refused."""
-        names = [name for name in self._walk() if matches(name, self.include)]
+        there = list(self._walk())
+        names = [name for name in there if matches(name, self.include)]
         if not names:
             raise ModelError(
-                "no file of this folder is taken", subject=str(self.path), expected=", ".join(self.include) or "files"
+                "no file of this folder is taken",
+                subject=str(self.path),
+                expected=", ".join(self.include) or "at least one file",
+                found=", ".join(there[:8]) or "an empty folder",
+                hint="globs match the path in the folder, and * reaches over slashes" if there else "",
             )
         return Snapshot.of(Origin("folder"), [ModelFile.of(name, FileBlob.at(self.path / name)) for name in names])
 

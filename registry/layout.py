@@ -40,6 +40,8 @@ class Layout:
         for entry in self._entries():
             if entry.get("annotations", {}).get(_TAG) == name:
                 return self._manifest(Descriptor.from_json(entry))
+        if not (self._folder / "index.json").exists():
+            raise NotFoundError("there is no OCI layout here", subject=str(self._folder), hint="check the path")
         raise NotFoundError(
             f"there is no tag {name!r} in this layout",
             subject=str(self._folder),

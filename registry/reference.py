@@ -15,6 +15,9 @@ from registry.errors import UsageError
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?")
+MAX_TAG = 128
+"""Characters of a tag."""
+
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?")
 
@@ -95,8 +98,12 @@ def _parse_registry(text: str) -> Reference:
     name, _, digest = text.partition("@")
     host, _, path = name.partition("/")
     repository, colon, tag = path.partition(":")
-    if not _HOST.fullmatch(host) or not ("." in host or ":" in host or host == "localhost"):
-        raise _wrong(text, "the host must come first, such as registry.example.com or 127.0.0.1:5000")
+    if "://" in text:
+        raise _wrong(text, f"leave out what stands before ://, as in {text.partition('://')[2] or 'HOST/REPO:TAG'}")
+    if not _HOST.fullmatch(host) or not ("." in host or ":" in host or host == "localhost") or not path:
+        raise _wrong(
+            text, "the host must come first, such as registry.example.com or 127.0.0.1:5000; no host is assumed"
+        )
     if not _REPOSITORY.fullmatch(repository) or len(host) + len(repository) > 255:
         raise _wrong(text, "the repository must be lower case: letters, digits and single . _ - between them")
     if digest:

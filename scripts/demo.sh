@@ -18,7 +18,6 @@ export CONTAINERS_CONF=$PWD/tests/containers.conf
 storage=$(mktemp -d)
 podman() { command podman --root "$storage/root" --runroot "$storage/run" "$@"; }
 trap 'podman rmi --all --force >/dev/null 2>&1; rm -rf "$storage"' EXIT
-podman pull --quiet "oci:$out:smollm2" >/dev/null
-image=$(podman images --quiet | head -n 1)
-printf '\n$ podman run --mount type=image,source=%s,destination=/mnt %s ls -l /mnt/models\n' smollm2 smollm2
-podman run --rm --mount "type=image,source=$image,destination=/mnt" "$image" ls -l /mnt/models
+say podman pull --quiet "oci:$out:smollm2"
+podman tag "$(podman images --quiet | head -n 1)" smollm2
+say podman run --rm --mount type=image,source=smollm2,destination=/mnt smollm2 ls -l /mnt/models

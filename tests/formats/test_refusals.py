@@ -134,7 +134,18 @@ def test_a_pickle_named_safetensors_is_called_a_pickle(tmp_path: Path) -> None:
         check(tiny.write_folder(tmp_path, {"model.safetensors": zipped("archive/data.pkl")}))
 
 
-@pytest.mark.parametrize("text", ["(beginning with an opcode.", "I am text.", "c\nd\n", ".", "", "{}", "N."])
+PROSE = (
+    "introduction\n\n1. y",
+    "changelog\n\n1. first",
+    "choices:\n\na. yes",
+    "contact me at\nfoo\nR. Smith",
+    "source: b.yaml",
+    "cat\ndog\nReset. Then more",
+)
+"""Texts that read as opcodes up to a STOP."""
+
+
+@pytest.mark.parametrize("text", ["(beginning with an opcode.", "I am text.", "c\nd\n", ".", "", "{}", "N.", *PROSE])
 def test_text_is_no_pickle(tmp_path: Path, text: str) -> None:
     check(tiny.write_folder(tmp_path, {"model.safetensors": GOOD, "notes.txt": text.encode()}))
 
@@ -147,6 +158,18 @@ def test_missing_shard(tmp_path: Path) -> None:
         check(folder)
     done = packer("build", folder, "--to", "oci:out", check=False)
     assert (done.returncode, "interrupted download" in done.stderr) == (3, True)
+
+
+def test_missing_shard_without_an_index(tmp_path: Path) -> None:
+    files = {name: data for name, data in SHARDED.items() if "index" not in name and "00002-of" not in name}
+    with pytest.raises(ModelError, match="this shard is missing") as caught:
+        check(tiny.write_folder(tmp_path, files))
+    assert caught.value.subject == "model-00002-of-00002.safetensors"
+
+
+def test_config_that_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json: this is not JSON"):
+        check(tiny.write_folder(tmp_path, {"model.safetensors": GOOD, "config.json": b"{bad"}))
 
 
 def test_tensor_in_another_shard_than_the_index_says(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_second_build_sends_nothing_and_says_so(safetensors_model: Path, registr
     again = release(safetensors_model, "--to", to)
     assert registry.log.read_text().count("http.request.method=P") == before > 0
     assert (again["changed"], again["blobs_sent"], again["bytes_sent"]) == (False, 0, 0)
-    assert "nothing to upload" in packer("build", safetensors_model, "--to", to).stdout
+    assert "nothing to upload" in packer("build", safetensors_model, "--to", to).stderr
 
 
 def test_a_changed_tokenizer_sends_only_the_small_layer(model: Path, registry: Server) -> None:
@@ -121,7 +121,10 @@ def test_build_file_gives_what_flags_give(model: Path, tmp_path: Path) -> None:
         ("source: ./model\npublish: {modelpack: zip}\n", "'shared', 'raw' or 'none'"),
         ("source: [\n", "not YAML"),
         ("source: ./model\n", "--to"),
-        ("- a\n", "packer.yaml"),
+        ("- a\n", "a map of keys"),
+        ("", "a map of keys"),
+        ("to: x\n", "put it under publish"),
+        ("source: ./model\ninclude: x\n", "this must be a list"),
     ],
 )
 def test_build_files_that_are_wrong(model: Path, tmp_path: Path, text: str, said: str) -> None:
@@ -143,9 +146,13 @@ def test_build_files_that_are_wrong(model: Path, tmp_path: Path, text: str, said
         (["build", "{model}", "--to", "oci:out", "--include", "*.nope"], 3, "no file of this folder"),
         (["build", "{model}", "--to", "127.0.0.1:9/a/b:c"], 5, "127.0.0.1:9 cannot be reached"),
         (["build", "{model}", "--to", "oci:{model}"], 2, "not an OCI layout"),
+        (["build", "nowhere.yaml"], 2, "no such build file"),
+        (["build", "{model}", "--to", "127.0.0.1:9/a/b:" + "t" * 120], 2, "this tag is too long"),
+        (["build", "{model}", "--to", "https://r.io/a"], 2, "leave out what stands before ://"),
+        (["inspect", "/nowhere"], 2, "no such file or folder"),
         (["inspect", "127.0.0.1:9/a/b:c"], 5, "cannot be reached"),
         (["inspect", "{registry}/no/such:tag"], 5, "check the repository and the tag"),
-        (["pull", "oci:/nowhere:v1", "out"], 5, "no tag 'v1'"),
+        (["pull", "oci:/nowhere:v1", "out"], 5, "no OCI layout here"),
     ],
 )
 def test_errors_say_what_and_what_next(

@@ -36,7 +36,11 @@ def serving(
     """A running server; the block begins when it answers a GET of `path`, whatever the status."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(word) for word in command], stdout=output, stderr=output, env={**os.environ, **(env or {})}
+            [str(word) for word in command],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(env or {})},
+            cwd=log.parent,
         )
     try:
         _await(f"http://{address}{path}", process, log)
