@@ -13,8 +13,8 @@ from pathlib import Path
 
 from containers.tar import Member, TarLayer, folder
 from registry.blob import Blob, FileBlob, read_all
-from registry.descriptor import IMAGE_LAYER, Descriptor, Digest, Platform, digest_of
-from registry.errors import UsageError
+from registry.descriptor import IMAGE_LAYER, Descriptor, Digest, Platform, digest_of, parse_digest
+from registry.errors import ContentError, UsageError
 from registry.manifest import MAX_MANIFEST, Index, Manifest, encode, parse_json_object
 from registry.store import Source
 
@@ -105,12 +105,15 @@ def _manifests(root: Manifest | Index, source: Source) -> list[Manifest]:
 def _image(manifest: Manifest, source: Source) -> list[BaseImage]:
     """The base image of a manifest; none for artifacts, which have no root file system."""
     config = parse_json_object(read_all(source.blob(manifest.config), MAX_MANIFEST), manifest.config.digest)
-    diff_ids = (config.get("rootfs") or {}).get("diff_ids")
-    if not isinstance(diff_ids, list) or len(diff_ids) != len(manifest.layers):
+    try:
+        diff_ids = tuple(map(parse_digest, (config.get("rootfs") or {}).get("diff_ids") or ()))
+        environment = tuple(map(str, (config.get("config") or {}).get("Env") or ()))
+    except (AttributeError, TypeError, UsageError) as error:
+        raise ContentError(f"the config of the base is malformed ({error})", subject=manifest.config.digest) from error
+    if len(diff_ids) != len(manifest.layers):
         return []
     layers = tuple(_layer(source, layer) for layer in manifest.layers)
-    environment = (config.get("config") or {}).get("Env") or ()
-    return [BaseImage(Platform.from_json(config), layers, tuple(map(Digest, diff_ids)), tuple(map(str, environment)))]
+    return [BaseImage(Platform.from_json(config), layers, diff_ids, environment)]
 
 
 def _layer(source: Source, layer: Descriptor) -> Blob:
@@ -151,6 +154,8 @@ def _read_elf(path: Path) -> tuple[str, bool]:
         machine, table, entry, count = (
             struct.unpack_from(order + code, head, at)[0] for code, at in (("H", 18), ("Q", 32), ("H", 54), ("H", 56))
         )
+        if table >= 1 << 62:
+            return "", False
         file.seek(table)
         segments = file.read(entry * count)
     kinds = {struct.unpack_from(order + "I", segments, at)[0] for at in range(0, len(segments) - 3, max(entry, 4))}

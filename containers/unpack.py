@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from containers.artifact import CARD
 from containers.layers import FILEPATH, ROOT
 from containers.modelpack import TITLE
 from containers.tar import Entry, read_tar
@@ -37,6 +38,7 @@ def unpack(manifest: Manifest, source: Source, target: Path, include: Sequence[s
     require_free(target, sum(layer.size for layer in layers), "free some space, or take less with --include")
     with tempfile.TemporaryDirectory(dir=target, prefix=".packer-") as scratch:
         whole = [pair for layer in layers for pair in _stage(source, layer, Path(scratch), include)]
+        _refuse_conflicts({name for name, _ in whole}, manifest)
         written = [_move(name, path, target) for name, path in whole]
     if not written:
         raise ModelError(
@@ -64,10 +66,17 @@ def _is_wanted(layer: Descriptor, manifest: Manifest, include: Sequence[str]) ->
     if not layer.media_type.startswith((_MODEL, IMAGE_LAYER)):
         return False
     path = layer.annotations.get(FILEPATH, "")
-    is_ours = any(FILEPATH in other.annotations for other in manifest.layers)
-    if is_ours and not path:
-        return False
-    return path in ("", ROOT) or matches(path.removeprefix(f"{ROOT}/"), include)
+    if CARD not in manifest.annotations:
+        return True
+    return path == ROOT or (bool(path) and matches(path.removeprefix(f"{ROOT}/"), include))
+
+
+def _refuse_conflicts(names: set[str], manifest: Manifest) -> None:
+    """A path that is a file and a folder at once would stop the renaming halfway."""
+    for name in names:
+        parts = name.split("/")
+        if any("/".join(parts[:depth]) in names for depth in range(1, len(parts))):
+            raise ContentError("a path is a file and a folder at once", subject=manifest.descriptor.digest, found=name)
 
 
 def _stage(source: Source, layer: Descriptor, scratch: Path, include: Sequence[str]) -> Iterator[tuple[str, Path]]:

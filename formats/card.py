@@ -9,6 +9,7 @@ from typing import Any
 
 from formats.snapshot import ModelFile, Snapshot
 from formats.tensors import TensorInfo, count_by_dtype
+from formats.text import parse_yaml, short_text
 from registry.errors import ModelError
 
 MAX_TEXT = 16 << 20
@@ -64,8 +65,9 @@ class Card:
         return str(self.parameters)
 
     def to_json(self) -> dict[str, Any]:
-        """The members that are known."""
-        return {key: value for key, value in vars(self).items() if value}
+        """The members that are known, and the count of parameters always."""
+        known = {key: value for key, value in vars(self).items() if value}
+        return {**known, "parameters": self.parameters, "dtypes": dict(self.dtypes)}
 
 
 def read_card(
@@ -77,14 +79,14 @@ def read_card(
     """
     dtypes = count_by_dtype({tensor.name: tensor for tensor in tensors}.values())
     config, front = _config(snapshot), _front_matter(snapshot)
-    architecture = _text(metadata.get("general.architecture"))
+    architecture = short_text(metadata.get("general.architecture"))
     names = (snapshot.origin.name, metadata.get("general.name"), front.get("model_name"), config.get("_name_or_path"))
     return Card(
         format=format_name,
-        architecture=_text(config.get("architectures")) or architecture,
-        family=_text(config.get("model_type")) or architecture,
-        name=next((name.rpartition("/")[2] for name in map(_text, names) if name), ""),
-        licence=_licence(front) or _text(metadata.get("general.license")),
+        architecture=short_text(config.get("architectures")) or architecture,
+        family=short_text(config.get("model_type")) or architecture,
+        name=next((name.rpartition("/")[2] for name in map(short_text, names) if name), ""),
+        licence=_licence(front) or short_text(metadata.get("general.license")),
         quantization=_quantization(format_name, config, dtypes),
         parameters=sum(dtypes.values()),
         dtypes=dtypes,
@@ -94,20 +96,14 @@ def read_card(
 def _quantization(format_name: str, config: Mapping[str, Any], dtypes: Mapping[str, int]) -> str:
     declared = config.get("quantization_config")
     if isinstance(declared, dict):
-        return _text(declared.get("quant_method"))
+        return short_text(declared.get("quant_method"))
     dtype = next(iter(dtypes), "")
     return dtype.lower() if format_name == "gguf" and dtype not in _PRECISION else ""
 
 
 def _licence(front: Mapping[str, Any]) -> str:
-    licence = _text(front.get("license"))
-    return (_text(front.get("license_name")) or licence) if licence == "other" else licence
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        value = value[0] if value else ""
-    return value.strip() if isinstance(value, str) else ""
+    licence = short_text(front.get("license"))
+    return (short_text(front.get("license_name")) or licence) if licence == "other" else licence
 
 
 def _config(snapshot: Snapshot) -> Mapping[str, Any]:
@@ -125,15 +121,13 @@ def _config(snapshot: Snapshot) -> Mapping[str, Any]:
 
 def _front_matter(snapshot: Snapshot) -> Mapping[str, Any]:
     """The YAML between the `---` lines at the top of README.md (Hugging Face's model card)."""
-    import yaml
-
     text = _read(snapshot.get("README.md")).decode(errors="replace").replace("\r\n", "\n")
     head, _, _ = text.removeprefix("---\n").partition("\n---")
     if not text.startswith("---\n") or len(head) > MAX_FRONT_MATTER:
         return {}
     try:
-        document = yaml.safe_load(head)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        document = parse_yaml(head)
+    except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from functools import cache
+from itertools import pairwise
 from math import prod
 from typing import BinaryIO, NoReturn
 
@@ -17,6 +18,10 @@ from registry.errors import ModelError
 
 MAGIC = b"GGUF"
 MAX_DIMENSIONS = 4
+MAX_NAME = 64 << 10
+"""Bytes of a key or a tensor name."""
+MAX_TEXT = 16 << 20
+"""Bytes of a text value; the largest ones are chat templates."""
 MAX_NESTING = 3
 MAX_KEPT_ARRAY = 64
 """Arrays with more elements (vocabularies) are walked but not kept."""
@@ -53,7 +58,7 @@ class _Reader:
             self._refuse("its counts cannot fit its size: it is truncated or lies", f"in {left} bytes", tensor_count)
         metadata: dict[str, object] = {"version": version}
         for _ in range(pair_count):
-            key = self._string("a metadata key")
+            key = self._string("a metadata key", MAX_NAME)
             if key in metadata:
                 self._refuse(f"the metadata key {key!r} stands twice", "once", "twice")
             metadata[key] = self._value(self._number("I"), key)
@@ -74,7 +79,7 @@ class _Reader:
         return version
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self._string("a tensor name")
+        name = self._string("a tensor name", MAX_NAME)
         dimensions = self._number("I")
         if dimensions > MAX_DIMENSIONS:
             self._refuse(f"tensor {name!r} has too many dimensions", f"at most {MAX_DIMENSIONS}", dimensions)
@@ -91,6 +96,9 @@ class _Reader:
         tensors = [self._tensor(base, alignment, *entry) for entry in table]
         if len({tensor.name for tensor in tensors}) != len(tensors):
             self._refuse("a tensor name stands twice", "unique names", f"{len(tensors)} tensors")
+        for before, after in pairwise(sorted(tensors, key=lambda tensor: (tensor.start, tensor.end))):
+            if before.end > after.start:
+                self._refuse(f"the tensors {before.name!r} and {after.name!r} overlap", before.end, after.start)
         return tuple(tensors)
 
     def _tensor(
@@ -112,7 +120,7 @@ class _Reader:
         if kind in _SCALARS:
             return self._scalar(_SCALARS[kind])
         if kind == _STRING:
-            return self._string(f"the value of {key!r}")
+            return self._string(f"the value of {key!r}", MAX_TEXT)
         if kind != _ARRAY or depth > MAX_NESTING:
             self._refuse(f"the metadata key {key!r} has an unknown type", "0 to 12, arrays not nested deeply", kind)
         return self._array(key, depth)
@@ -132,10 +140,10 @@ class _Reader:
                 values.append(value)
         return values if count <= MAX_KEPT_ARRAY else f"{count} values"
 
-    def _string(self, what: str) -> str:
+    def _string(self, what: str, limit: int) -> str:
         length = self._number("Q")
-        if length > self._file.size - self._at:
-            self._refuse(f"{what} is longer than the file: it is truncated or lies", "a shorter one", length)
+        if length > min(limit, self._file.size - self._at):
+            self._refuse(f"{what} is too long: the file is truncated or lies", f"at most {limit} bytes", length)
         return self._take(length).decode(errors="replace")
 
     def _number(self, code: str) -> int:

@@ -17,6 +17,8 @@ from registry.names import relative_path
 MAX_FILE = 1 << 31
 """Bytes: what a protobuf may hold."""
 
+_TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+
 
 def read(file: ModelFile, snapshot: Snapshot) -> WeightFile:
     """The initializers of an ONNX model, their bytes accounted for; `ModelError` otherwise.
@@ -26,15 +28,9 @@ def read(file: ModelFile, snapshot: Snapshot) -> WeightFile:
     model = _parse(file)
     if not model.ir_version or not model.opset_import or not model.graph.node:
         _refuse(file, "it is truncated, or no ONNX model", "ir_version, opset_import and a graph with nodes", "not all")
-    tensors = tuple(_tensor(file, snapshot, tensor) for tensor in _initializers(model.graph))
+    tensors = tuple(_tensor(file, snapshot, tensor) for tensor in _initializers(model))
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     return WeightFile(tensors, {"producer": model.producer_name, "ir_version": model.ir_version, "opsets": opsets})
-
-
-def external_files(file: ModelFile, snapshot: Snapshot) -> set[str]:
-    """The names of the files beside a model that hold its tensors."""
-    tensors = _initializers(_parse(file).graph)
-    return {_external(file, snapshot, tensor)[0].name for tensor in tensors if tensor.data_location == 1}
 
 
 def _parse(file: ModelFile) -> Any:
@@ -52,13 +48,27 @@ def _parse(file: ModelFile) -> Any:
     return model
 
 
-def _initializers(graph: Any) -> Iterator[Any]:
+def _initializers(model: Any) -> Iterator[Any]:
+    """Every tensor of a model: of its graph, of the graphs in its nodes, of its functions."""
+    yield from _in_graph(model.graph)
+    for function in model.functions:
+        yield from _in_nodes(function.node)
+
+
+def _in_graph(graph: Any) -> Iterator[Any]:
     yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (tensor for tensor in (attribute.t, *attribute.tensors) if tensor.data_type)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _initializers(inner)
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _in_nodes(graph.node)
+
+
+def _in_nodes(nodes: Any) -> Iterator[Any]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        yield from (tensor for tensor in (attribute.t, *attribute.tensors) if tensor.data_type)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (tensor for tensor in (sparse.values, sparse.indices) if tensor.data_type)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _in_graph(graph)
 
 
 def _tensor(file: ModelFile, snapshot: Snapshot, tensor: Any) -> TensorInfo:
@@ -77,6 +87,8 @@ def _tensor(file: ModelFile, snapshot: Snapshot, tensor: Any) -> TensorInfo:
     if tensor.raw_data and size is not None and len(tensor.raw_data) != size:
         found = f"{len(tensor.raw_data)} bytes"
         _refuse(file, f"the bytes of tensor {tensor.name!r} do not fit its shape", f"{size} bytes", found)
+    if prod(shape) and not tensor.raw_data and not any(len(getattr(tensor, name)) for name in _TYPED):
+        _refuse(file, f"tensor {tensor.name!r} has no data", f"{prod(shape)} values", "none")
     return TensorInfo(tensor.name, dtype, shape, file.name, 0, 0)
 
 

@@ -6,11 +6,10 @@ https://docs.python.org/3/library/pickle.html
 
 from __future__ import annotations
 
-import io
+import contextlib
 import pickletools
 import re
-import zipfile
-from typing import BinaryIO, cast
+import zlib
 
 from formats.snapshot import ModelFile
 from registry.errors import ModelError
@@ -20,6 +19,13 @@ NAMES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 
 _LOOK = 1 << 20
 """Bytes of a file that are searched for a pickle of the old text protocols."""
+
+_LONGEST = 64 << 10
+"""Bytes of the longest argument of an opcode that is waited for at the end of the look."""
+
+_NUMPY_HEADER = 64 << 10
+_OBJECTS = re.compile(rb"['\"][|<>=]?O")
+_GZIP = b"\x1f\x8b\x08"
 
 _IMPORT = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
 """The argument of an opcode that imports, as pickletools gives it: a module and a name."""
@@ -41,27 +47,27 @@ def refuse_pickle(file: ModelFile) -> None:
 def _found_inside(file: ModelFile) -> str:
     with file.open() as stream:
         start = stream.read(_LOOK)
-        if start.startswith(b"PK\x03\x04"):
-            return _inside_zip(stream)
+    if start.startswith(_GZIP):
+        with contextlib.suppress(zlib.error):
+            return _recognised(zlib.decompressobj(wbits=31).decompress(start, _LOOK), of_many=True)
+    return _recognised(start, of_many=file.size > _LOOK)
+
+
+def _recognised(start: bytes, *, of_many: bool) -> str:
+    """What pickle these first bytes belong to, `of_many` if more follow; empty if to none."""
+    if start.startswith(b"PK\x03\x04"):
+        return "its content is a zip archive, as PyTorch and NumPy keep pickles in"
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "its content is a pickle"
-    if start.startswith(b"\x93NUMPY") and b"'|O'" in start[:4096]:
+    if start.startswith(b"\x93NUMPY") and _OBJECTS.search(start[:_NUMPY_HEADER]):
         return "its content is a NumPy array of objects, which is a pickle"
-    return "its content is a pickle" if _is_text_pickle(start) else ""
+    return "its content is a pickle" if _is_text_pickle(start, of_many=of_many) else ""
 
 
-def _inside_zip(stream: BinaryIO) -> str:
-    """Any archive is refused: a PyTorch file is one, and no weight format of ours is."""
-    try:
-        with zipfile.ZipFile(cast(io.BytesIO, stream)) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return "its content is a damaged zip archive, as of a truncated PyTorch file"
-    return f"its content is a zip archive with the pickle {pickles[0]!r}" if pickles else ""
-
-
-def _is_text_pickle(start: bytes) -> bool:
+def _is_text_pickle(start: bytes, *, of_many: bool) -> bool:
     """Whether `start` is opcodes from its first byte to a STOP at its end, with a module and a name to import.
+
+    Where more bytes follow, nearly all of `start` must read as opcodes instead.
 
     Prose reads as opcodes surprisingly often, so each part of that is needed.
     """
@@ -72,5 +78,5 @@ def _is_text_pickle(start: bytes) -> bool:
             if opcode.name in ("GLOBAL", "INST"):
                 imports |= bool(_IMPORT.fullmatch(str(argument)))
     except Exception:  # noqa: BLE001 - pickletools raises whatever its opcodes meet
-        return False
+        return imports and of_many and stop > len(start) - _LONGEST
     return imports and stop + 1 == len(start.rstrip())

@@ -17,6 +17,9 @@ from registry.errors import ModelError
 MAX_HEADER = 100_000_000
 """Bytes: the format's own bound on its header."""
 
+MAX_RANK = 64
+"""Dimensions of a tensor: the format names no bound, and without one a header can cost hours."""
+
 BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
@@ -107,9 +110,13 @@ def _tensor(file: ModelFile, name: str, entry: Any, base: int) -> TensorInfo:
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
             _refuse(file, f"tensor {name!r} has a malformed {what}", "a list of sizes", repr(numbers)[:100])
+    if len(shape) > MAX_RANK:
+        _refuse(file, f"tensor {name!r} has too many dimensions", f"at most {MAX_RANK}", len(shape))
     bits = BITS[dtype] * prod(shape)
     if len(offsets) != 2 or (offsets[1] - offsets[0]) * 8 != bits:
-        _refuse(file, f"the bytes of tensor {name!r} do not fit its shape", f"{bits / 8:g} bytes", f"offsets {offsets}")
+        _refuse(
+            file, f"the bytes of tensor {name!r} do not fit its shape", f"{-(-bits // 8)} bytes", f"offsets {offsets}"
+        )
     return TensorInfo(name, dtype, tuple(shape), file.name, base + offsets[0], base + offsets[1])
 
 

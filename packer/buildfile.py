@@ -9,10 +9,10 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from containers.modelpack import ModelPack
+from formats.text import parse_yaml
 from registry.descriptor import Platform
 from registry.errors import UsageError
 
@@ -54,12 +54,12 @@ def read_build_file(path: Path) -> BuildFile:
             raise UsageError(
                 "this is too large for a build file", subject=str(path), expected=f"at most {MAX_SIZE} bytes"
             )
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = parse_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict):
             raise UsageError(
                 "a build file is a map of keys", subject=str(path), expected="source: and publish: at least"
             )
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"this is not YAML: {error}", subject=str(path)) from error
     try:
         return _relative_to(path.parent, BuildFile.model_validate(document))

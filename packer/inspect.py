@@ -11,6 +11,7 @@ from containers.artifact import CARD
 from containers.layers import FILEPATH
 from containers.modelpack import ARTIFACT
 from formats.checkpoint import Checkpoint
+from formats.text import printable
 from packer.progress import human
 from packer.publish import MODELPACK_SUFFIX
 from packer.sources import parse_source
@@ -111,7 +112,8 @@ def _card(manifests: Iterable[Manifest], source: Source) -> dict[str, Any] | Non
         if manifest.artifact_type == ARTIFACT:
             raw = read_all(source.blob(manifest.config), MAX_MANIFEST)
             config = parse_json_object(raw, manifest.config.digest)
-            return {**(config.get("config") or {}), **(config.get("descriptor") or {})}
+            parts = (config.get("config"), config.get("descriptor"))
+            return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
     return None
 
 
@@ -126,7 +128,7 @@ def render(report: dict[str, Any]) -> str:
     if report.get("base"):
         lines.append(f"  base          {report['base']}")
     lines += ["", *_tables(report)]
-    return "\n".join(lines)
+    return "\n".join(map(printable, "\n".join(lines).split("\n")))
 
 
 def _tables(report: dict[str, Any]) -> Iterable[str]:
@@ -146,5 +148,5 @@ def _tables(report: dict[str, Any]) -> Iterable[str]:
 
 def _show(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {number:,}" for key, number in value.items())
+        return ", ".join(f"{key} {_show(member)}" for key, member in value.items())
     return f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else json.dumps(value)

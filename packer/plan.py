@@ -31,6 +31,12 @@ def resolve(file: BuildFile, until: str) -> Build:
     publish, last = file.publish, STAGES.index(until)
     source = parse_source(file.source, file.include)
     to = _destination(publish.to, needed=until == STAGES[-1])
+    if isinstance(to, LayoutReference) and to.folder.resolve().is_relative_to(Path(file.source).resolve()):
+        raise UsageError(
+            "the layout would lie inside the model, and be part of it at the next build",
+            subject=str(to.folder),
+            hint="name a folder beside the model",
+        )
     store = open_store(to, plain_http=publish.plain_http)
     if until == STAGES[-1]:
         with suppress(NotFoundError, ContentError):

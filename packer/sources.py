@@ -47,6 +47,8 @@ def parse_source(text: str, include: Sequence[str] = ()) -> Source:
     if path.is_dir():
         return FolderSource(path, tuple(include))
     if path.is_file():
+        if include:
+            raise UsageError("--include chooses among the files of a folder", found=f"the file {text}")
         return FileSource(path)
     if path.suffix in (".yaml", ".yml"):
         raise UsageError("there is no such build file", subject=text, hint="check the path")
@@ -219,6 +221,8 @@ def _hub_errors(origin: str) -> Iterator[None]:
 
     try:
         yield
+    except errors.HFValidationError as error:
+        raise UsageError(f"the Hub allows no such name ({error})", subject=origin) from error
     except errors.GatedRepoError as error:
         raise TransferError(
             "this model is gated", subject=origin, hint="accept its terms on the Hub's page and set HF_TOKEN"

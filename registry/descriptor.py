@@ -99,7 +99,7 @@ class Descriptor:
             if not isinstance(document, dict):
                 raise TypeError("not an object")
             size, annotations = document["size"], document.get("annotations") or {}
-            if type(size) is not int or size < 0:
+            if type(size) is not int or not 0 <= size < 1 << 63:
                 raise TypeError(f"size is {size!r}")
             if not all(isinstance(text, str) for pair in annotations.items() for text in pair):
                 raise TypeError("annotations are not all strings")

@@ -38,7 +38,7 @@ class Layout:
             path = self._path(Digest(name))
             return self._manifest(Descriptor("", Digest(name), path.stat().st_size if path.exists() else 0))
         for entry in self._entries():
-            if entry.get("annotations", {}).get(_TAG) == name:
+            if _tag_of(entry) == name:
                 return self._manifest(Descriptor.from_json(entry))
         if not (self._folder / "index.json").exists():
             raise NotFoundError("there is no OCI layout here", subject=str(self._folder), hint="check the path")
@@ -51,7 +51,7 @@ class Layout:
 
     def tags(self) -> list[str]:
         """The tags of the layout."""
-        return [tag for entry in self._entries() if (tag := entry.get("annotations", {}).get(_TAG))]
+        return [tag for entry in self._entries() if (tag := _tag_of(entry))]
 
     def blob(self, descriptor: Descriptor) -> Blob:
         """The blob of a descriptor."""
@@ -60,7 +60,7 @@ class Layout:
     def push(self, blob: Blob) -> bool:
         """Write the blob, checking it against its descriptor on the way; the disk is looked at first."""
         path = self._path(blob.descriptor.digest)
-        if path.exists():
+        if path.exists() and path.stat().st_size == blob.descriptor.size:
             return False
         self._make()
         require_free(
@@ -79,7 +79,7 @@ class Layout:
         entry = replace(manifest.descriptor, annotations={_TAG: tag}).to_json()
         with self._locked():
             entries = self._entries()
-            others = [other for other in entries if other.get("annotations", {}).get(_TAG) != tag]
+            others = [other for other in entries if _tag_of(other) != tag]
             if entry in entries:
                 return False
             document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*others, entry]}
@@ -106,8 +106,10 @@ class Layout:
                 )
             return []
         entries = parse_json_object(index.read_bytes(), str(index)).get("manifests")
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        if not isinstance(entries, list):
             raise ContentError("the layout's index holds no list of manifests", subject=str(index))
+        for entry in entries:
+            Descriptor.from_json(entry)
         return entries
 
     def _make(self) -> None:
@@ -126,6 +128,10 @@ class Layout:
         with (self._folder / "oci-layout").open("rb") as marker:
             fcntl.flock(marker, fcntl.LOCK_EX)
             yield
+
+
+def _tag_of(entry: dict[str, Any]) -> str:
+    return str((entry.get("annotations") or {}).get(_TAG, ""))
 
 
 class _LayoutBlob:
@@ -148,6 +154,7 @@ def _whole_file(path: Path, mode: int = 0o444) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
             os.replace(file.name, path)
         except BaseException:
             Path(file.name).unlink()

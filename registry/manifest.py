@@ -15,10 +15,13 @@ from typing import Any, BinaryIO
 
 from registry.blob import Blob
 from registry.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST, Descriptor, digest_of
-from registry.errors import ContentError
+from registry.errors import ContentError, ModelError
 
 MAX_MANIFEST = 4 << 20
 """Bytes: the size that every registry must accept and that none may exceed (distribution specification 1.1)."""
+
+MAX_CHILDREN = 100
+"""Manifests of an index: more than there are platforms, and few enough to be read one by one."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ def parse_json_object(raw: bytes, origin: str) -> dict[str, Any]:
         raise ContentError(f"this is not JSON ({error})", subject=origin) from error
     if not isinstance(document, dict):
         raise ContentError("this is not a JSON object", subject=origin, found=type(document).__name__)
+    try:
+        encode(document)
+    except (ValueError, RecursionError) as error:
+        raise ContentError("this JSON holds text or numbers that cannot be written again", subject=origin) from error
     return document
 
 
@@ -77,6 +84,8 @@ def decode(raw: bytes, origin: str) -> Manifest | Index:
         raise ContentError("the annotations of this manifest are not strings", subject=origin)
     artifact_type = str(document.get("artifactType") or "")
     if isinstance(document.get("manifests"), list):
+        if len(document["manifests"]) > MAX_CHILDREN:
+            raise ContentError("this index is too long", subject=origin, expected=f"at most {MAX_CHILDREN} manifests")
         media_type = str(document.get("mediaType") or INDEX)
         children = tuple(map(Descriptor.from_json, document["manifests"]))
         if media_type in (INDEX, DOCKER_INDEX):
@@ -95,6 +104,18 @@ def decode(raw: bytes, origin: str) -> Manifest | Index:
     )
 
 
+def _new(document: object) -> Manifest | Index:
+    raw = encode(document)
+    if len(raw) > MAX_MANIFEST:
+        raise ModelError(
+            "the manifest of this model is too large for a registry",
+            expected=f"at most {MAX_MANIFEST} bytes",
+            found=f"{len(raw)} bytes",
+            hint="the model has too many files, or absurd metadata: choose files with --include, or --modelpack shared",
+        )
+    return decode(raw, "a new manifest")
+
+
 def make_manifest(
     config: Descriptor, layers: Sequence[Descriptor], annotations: Mapping[str, str], artifact_type: str = ""
 ) -> Manifest:
@@ -105,7 +126,7 @@ def make_manifest(
     document["config"] = config.to_json()
     document["layers"] = [layer.to_json() for layer in layers]
     document["annotations"] = dict(sorted(annotations.items()))
-    manifest = decode(encode(document), "a new manifest")
+    manifest = _new(document)
     assert isinstance(manifest, Manifest)
     return manifest
 
@@ -118,7 +139,7 @@ def make_index(manifests: Sequence[Descriptor], annotations: Mapping[str, str]) 
         "manifests": [manifest.to_json() for manifest in manifests],
         "annotations": dict(sorted(annotations.items())),
     }
-    index = decode(encode(document), "a new index")
+    index = _new(document)
     assert isinstance(index, Index)
     return index
 

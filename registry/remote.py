@@ -7,7 +7,9 @@ Distribution specification 1.1. oras finds the credentials and answers the chall
 from __future__ import annotations
 
 import http.client
+import json
 from collections.abc import Mapping
+from contextlib import closing
 from functools import cached_property
 from typing import Any, BinaryIO, cast
 from urllib.parse import urljoin, urlsplit
@@ -15,14 +17,21 @@ from urllib.parse import urljoin, urlsplit
 import oras.container
 import oras.provider
 import requests
+import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 
 from registry.blob import CHUNK, Blob, verified
 from registry.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST, OCTETS, Descriptor, Digest, digest_of
-from registry.errors import ContentError, NotFoundError, ResponseError, TransferError
+from registry.errors import ContentError, NotFoundError, ResponseError, TransferError, UsageError
 from registry.manifest import MAX_MANIFEST, Index, Manifest, decode
 
 _ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
+_API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+"""Names of registries that are not their addresses."""
+
+MAX_ERROR = 64 << 10
+"""Bytes of an error's body that are read."""
+
 _TIMEOUT = (10.0, 120.0)
 """Seconds: to connect, and between two bytes of an answer."""
 
@@ -33,12 +42,20 @@ class Remote:
     def __init__(self, host: str, repository: str, *, plain_http: bool = False) -> None:
         self._host, self._repository, self._plain_http = host, repository, plain_http
         self._authorization: Mapping[str, str] = {}
-        self._base = f"{'http' if plain_http else 'https'}://{host}/v2/{repository}"
+        self._root = f"{'http' if plain_http else 'https'}://{_API_HOSTS.get(host, host)}"
+        self._base = f"{self._root}/v2/{repository}"
 
     @cached_property
     def _oras(self) -> oras.provider.Registry:
         provider = oras.provider.Registry(self._host, insecure=self._plain_http)
-        provider.auth.load_configs(oras.container.Container(f"{self._host}/{self._repository}"))
+        provider.session.auth = _no_netrc
+        provider.session.rebuild_auth = _forget_login
+        try:
+            provider.auth.load_configs(oras.container.Container(f"{self._host}/{self._repository}"))
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            raise UsageError(
+                f"docker's credentials cannot be read ({error})", subject="~/.docker/config.json", hint="mend the file"
+            ) from error
         for scheme in ("http://", "https://"):
             provider.session.mount(scheme, _Adapter())
         return provider
@@ -46,9 +63,9 @@ class Remote:
     def resolve(self, name: str) -> Manifest | Index:
         """The manifest under a tag or digest."""
         origin = f"{self._host}/{self._repository}{'@' if name.startswith('sha256:') else ':'}{name}"
-        response = self._request("GET", f"manifests/{name}", origin, headers={"Accept": _ACCEPT}, stream=True)
-        raw = response.raw.read(MAX_MANIFEST + 1, decode_content=True)
-        response.close()
+        response = self._request("GET", f"manifests/{name}", origin, headers={"Accept": _ACCEPT})
+        with closing(_Body(response, origin)) as body:
+            raw = body.read(MAX_MANIFEST + 1)
         if len(raw) > MAX_MANIFEST:
             raise ContentError("this manifest is too large", subject=origin, expected=f"at most {MAX_MANIFEST} bytes")
         if name.startswith("sha256:") and digest_of(raw) != name:
@@ -64,8 +81,7 @@ class Remote:
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
         """A stream over a blob of the repository, checked as it comes."""
         origin = f"{self._host}/{self._repository}@{descriptor.digest}"
-        headers = {"Accept-Encoding": "identity"}
-        response = self._request("GET", f"blobs/{descriptor.digest}", origin, headers=headers, stream=True)
+        response = self._request("GET", f"blobs/{descriptor.digest}", origin, headers={"Accept-Encoding": "identity"})
         return verified(cast(BinaryIO, _Body(response, origin)), descriptor, origin)
 
     def push(self, blob: Blob) -> bool:
@@ -111,39 +127,64 @@ class Remote:
     def _upload_location(self, response: requests.Response, origin: str) -> str:
         if not (location := response.headers.get("Location")):
             raise ResponseError("the registry opened an upload without a Location", subject=origin)
-        return urljoin(response.url, location)
+        try:
+            return urljoin(response.url, location)
+        except ValueError as error:
+            raise ResponseError(
+                "the registry opened an upload at no URL", subject=origin, found=location[:200]
+            ) from error
 
     def _request(
-        self, method: str, path: str, origin: str, headers: Mapping[str, str], data: Any = None, *, stream: bool = False
+        self, method: str, path: str, origin: str, headers: Mapping[str, str], data: Any = None
     ) -> requests.Response:
-        response: requests.Response
+        """The answer to a request, its body unread; a `TransferError` naming `origin` unless the status is 2xx."""
         url = path if "://" in path else f"{self._base}/{path}"
         try:
-            response = self._send(method, url, headers, data, stream=stream)
-            if response.status_code == 401 and not isinstance(data, _Sized) and self._log_in(response):
-                response = self._send(method, url, headers, data, stream=stream)
+            response = self._send(method, url, headers, data)
+            if response.status_code == 401 and not isinstance(data, _Sized):
+                with closing(response):
+                    answered = self._log_in(response, origin)
+                response = self._send(method, url, headers, data) if answered else response
         except (requests.RequestException, http.client.HTTPException) as error:
             raise _unreachable(self._host, origin, error) from error
-        if response.ok:
-            return response
-        raise _refused(response, method, origin, self._host)
+        if response.status_code >= 300:
+            with closing(response):
+                raise _refused(response, method, origin, self._host)
+        if method != "GET":
+            response.close()
+        return response
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], data: Any, *, stream: bool) -> requests.Response:
-        """One request. What proves who we are goes to the registry's own host, and to no other."""
-        proof = self._authorization if urlsplit(url).netloc == self._host else {}
+    def _send(self, method: str, url: str, headers: Mapping[str, str], data: Any) -> requests.Response:
+        """One request. What proves who we are goes to the registry itself, and no write follows a redirect."""
+        proof = self._authorization if self._is_registry(url) else {}
+        reads = method in ("GET", "HEAD")
         response: requests.Response = self._oras.session.request(
-            method, url, headers={**headers, **proof}, data=data, stream=stream
+            method, url, headers={**headers, **proof}, data=data, stream=True, allow_redirects=reads
         )
         return response
 
-    def _log_in(self, response: requests.Response) -> bool:
-        """Answer the challenge of a 401, with the credentials that docker and podman keep; False if there are none."""
+    def _is_registry(self, url: str) -> bool:
+        return urlsplit(url)[:2] == urlsplit(self._root)[:2]
+
+    def _log_in(self, response: requests.Response, origin: str) -> bool:
+        """Answer the challenge of a 401, with the credentials that docker keeps; False if there are none.
+
+        A challenge from anywhere but the registry is none of our business: a storage host behind a redirect may lie.
+        """
+        challenge = response.headers.get("WWW-Authenticate", "")
+        if not self._is_registry(response.url) or ("http://" in challenge and not self._plain_http):
+            return False
         auth = self._oras.auth
         basic = getattr(auth, "_basic_auth", None)
-        if response.headers.get("WWW-Authenticate", "").lower().startswith("basic"):
+        if challenge.lower().startswith("basic"):
             self._authorization = {"Authorization": f"Basic {basic}"} if basic else {}
             return bool(basic)
-        headers, answered = auth.authenticate_request(response, {}, refresh=True)
+        try:
+            headers, answered = auth.authenticate_request(response, {}, refresh=True)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            raise ResponseError(
+                f"the registry's challenge cannot be answered ({error})", subject=origin, found=challenge[:200]
+            ) from error
         self._authorization = headers if answered else {}
         return bool(answered)
 
@@ -190,10 +231,8 @@ class _Body:
         self._response, self._origin = response, origin
 
     def read(self, size: int = -1) -> bytes:
-        import urllib3.exceptions
-
         try:
-            return cast(bytes, self._response.raw.read(size))
+            return cast(bytes, self._response.raw.read(size, decode_content=True))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise TransferError(
                 f"the connection broke while the content came ({error})", subject=self._origin, hint="run it again"
@@ -201,6 +240,17 @@ class _Body:
 
     def close(self) -> None:
         self._response.close()
+
+
+def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Stands where requests would put what ~/.netrc says, over the login that the registry asked for."""
+    return request
+
+
+def _forget_login(request: requests.PreparedRequest, response: requests.Response) -> None:
+    """Stands where requests decides what a redirect takes along: nothing, if it leads to another server."""
+    if urlsplit(str(request.url))[:2] != urlsplit(response.url)[:2]:
+        request.headers.pop("Authorization", None)
 
 
 def _unreachable(host: str, origin: str, error: Exception) -> TransferError:
@@ -230,15 +280,23 @@ def _refused(response: requests.Response, method: str, origin: str, host: str) -
         subject=origin,
         expected="a status of 2xx",
         found=f"{response.status_code} {_reasons(response)}",
-        hint="" if response.status_code < 500 else "the fault is on the registry's side: try again later",
+        hint=_hint(response.status_code),
     )
+
+
+def _hint(status: int) -> str:
+    if status < 400:
+        return "writes are not sent on to other addresses; name the registry's own"
+    if status in (405, 501):
+        return "this does not speak the registry protocol; check the host and the port"
+    return "the fault is on the registry's side: try again later" if status >= 500 else ""
 
 
 def _reasons(response: requests.Response) -> str:
     try:
-        errors = response.json()["errors"]
+        errors = json.loads(response.raw.read(MAX_ERROR, decode_content=True))["errors"]
         return "; ".join(f"{error.get('code')}: {error.get('message')}" for error in errors)[:500]
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, urllib3.exceptions.HTTPError):
         return str(response.reason)
 
 

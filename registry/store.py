@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from registry.blob import Blob
-from registry.descriptor import Descriptor, Digest
+from registry.descriptor import Descriptor
 from registry.layout import Layout
 from registry.manifest import Graph, Index, Manifest
 from registry.reference import LayoutReference, Reference
@@ -76,9 +76,3 @@ def push_graph(graph: Graph, target: Target) -> Iterator[bool]:
     for child in graph.children:
         yield from push_graph(child, target)
     yield target.put(graph.root)
-
-
-def digests(graph: Graph) -> set[Digest]:
-    """The digests of everything in a graph."""
-    own = {graph.root.descriptor.digest, *(blob.descriptor.digest for blob in graph.blobs)}
-    return own.union(*(digests(child) for child in graph.children))

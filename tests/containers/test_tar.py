@@ -83,7 +83,16 @@ def through_link(target: str) -> bytes:
     return archive(add)
 
 
+def file_and_folder() -> bytes:
+    def add(tar: tarfile.TarFile) -> None:
+        for name in ("models/ok", "models/a", "models/a/b"):
+            tar.addfile(entry(name), io.BytesIO(b"evil"))
+
+    return archive(add)
+
+
 HOSTILE = {
+    "file-and-folder": (file_and_folder(), IMAGE_LAYER, "models"),
     "up": (one("models/../../evil"), IMAGE_LAYER, "models"),
     "absolute": (one("/tmp/evil-absolute"), IMAGE_LAYER, "models"),
     "dot": (one("models/./evil"), IMAGE_LAYER, "models"),

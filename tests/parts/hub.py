@@ -178,7 +178,7 @@ def strict_hub(hub: StrictHub) -> Iterator[str]:
 
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
     for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     hub.cdn = f"http://127.0.0.1:{servers[1].server_port}"
     try:
         yield f"http://127.0.0.1:{servers[0].server_port}"
