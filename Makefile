@@ -6,7 +6,7 @@
 PYTHON  ?= python3
 BIN     := .venv/bin
 MODEL   := .cache/models/smollm2-gguf
-CLIENTS := kserve modelpack olah
+CLIENTS := kserve modelcar modelpack olah
 DEBIAN  := podman runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git
 
 # podman, containerd, mounts and foreign owners want root

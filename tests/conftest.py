@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.parts import models
+from tests.parts.command import ROOT
 from tests.parts.podman import Podman
 from tests.parts.servers import Server, docker_registry
 
@@ -39,3 +40,9 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
         yield podman
     finally:
         podman.clean()
+
+
+@pytest.fixture(scope="session")
+def clients() -> Path:
+    """The folder with a virtual environment for each foreign client, which `make components` fills."""
+    return ROOT / ".cache/clients"

@@ -179,12 +179,6 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=8, do_sample=Fals
     assert "Paris" in answer
 
 
-@pytest.fixture(scope="session")
-def clients() -> Path:
-    """The folder with a virtual environment for each foreign client, which `make components` fills."""
-    return ROOT / ".cache/clients"
-
-
 @pytest.fixture(scope="module")
 def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The socket of a containerd of our own."""
