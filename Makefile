@@ -38,16 +38,16 @@ components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL)
 	$(PYTHON) -m venv .venv
 
 .venv/.base: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	@touch $@
 
 .venv/.everything: .venv/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,test]'
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,test]'
 	@touch $@
 
 .cache/clients/%/.installed: tests/clients/%.txt | .venv/bin/python
 	$(BIN)/python -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(@D)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 $(MODEL): | .venv/bin/python

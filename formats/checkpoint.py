@@ -16,9 +16,6 @@ from registry.errors import ModelError
 FORMATS = {".safetensors": "safetensors", ".gguf": "gguf", ".onnx": "onnx"}
 """Extension to weight format; where a model has several, the first of these is the model's."""
 
-MAX_SHARDS = 10_000
-"""Shards of one model that are looked for by name."""
-
 _SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.safetensors|\.gguf)")
 
 
@@ -70,18 +67,18 @@ def _read_all(snapshot: Snapshot) -> dict[ModelFile, WeightFile]:
 
 def _check_shards(files: Iterable[ModelFile]) -> None:
     """Files named `...-00001-of-00003...` come as all three, with or without an index."""
-    shards = [match for file in files if (match := _SHARD.fullmatch(file.name))]
-    there = {match[0] for match in shards}
-    for match in shards:
-        for number in range(1, min(int(match[3]), MAX_SHARDS) + 1):
-            if (name := f"{match[1]}{number:05}-of-{match[3]}{match[4]}") not in there:
-                raise ModelError(
-                    "this shard is missing",
-                    subject=name,
-                    expected=f"{int(match[3])} shards",
-                    found=f"{sum(other[1] == match[1] for other in shards)}",
-                    hint="fetch the missing file; an interrupted download leaves models like this",
-                )
+    shards = [match.groups() for file in files if (match := _SHARD.fullmatch(file.name))]
+    for head, total, suffix in {(head, total, suffix) for head, _, total, suffix in shards}:
+        there = {int(number) for other, number, of, end in shards if (other, of, end) == (head, total, suffix)}
+        missing = next((number for number in range(1, int(total) + 1) if number not in there), None)
+        if missing:
+            raise ModelError(
+                "this shard is missing",
+                subject=f"{head}{missing:05}-of-{total}{suffix}",
+                expected=f"{int(total)} shards",
+                found=f"{len(there)}",
+                hint="fetch the missing file; an interrupted download leaves models like this",
+            )
 
 
 def _read(file: ModelFile, snapshot: Snapshot) -> WeightFile:

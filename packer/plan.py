@@ -14,7 +14,7 @@ from packer.publish import MODELPACK_SUFFIX
 from packer.sources import parse_source
 from packer.stages import STAGES
 from registry.descriptor import Platform
-from registry.errors import ContentError, NotFoundError, UsageError
+from registry.errors import ContentError, NotFoundError, ResponseError, UsageError
 from registry.reference import MAX_TAG, LayoutReference, Reference, parse_reference
 from registry.store import open_store
 
@@ -25,8 +25,9 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 def resolve(file: BuildFile, until: str) -> Build:
     """The build that a build file and flags describe, as far as the stage `until`.
 
-    Reads the manifests of the base and of what the tag names now, so that a base or a registry that fails does so
-    before anything is fetched; reads nothing of the model.
+    Reads the manifests of the base and asks for what the tag names now, so that a base that is missing and a registry
+    that cannot be reached are known before anything is fetched. A registry may refuse to answer about a repository that
+    is yet to be made: that is no reason to stop. Reads nothing of the model.
     """
     publish, last = file.publish, STAGES.index(until)
     source = parse_source(file.source, file.include)
@@ -39,7 +40,7 @@ def resolve(file: BuildFile, until: str) -> Build:
         )
     store = open_store(to, plain_http=publish.plain_http)
     if until == STAGES[-1]:
-        with suppress(NotFoundError, ContentError):
+        with suppress(NotFoundError, ContentError, ResponseError):
             store.resolve(to.tag)
     base = no_base()
     if last >= STAGES.index("package"):

@@ -120,8 +120,8 @@ class Remote:
         try:
             headers = {"Accept": _ACCEPT} if kind == "manifests" else {"Accept-Encoding": "identity"}
             response = self._request("HEAD", f"{kind}/{name}", f"{self._host}/{self._repository}", headers)
-        except NotFoundError:
-            return None
+        except (NotFoundError, ResponseError):
+            return None  # some registries refuse to answer about what is not there; the write that follows tells
         return Digest(response.headers.get("Docker-Content-Digest") or name)
 
     def _upload_location(self, response: requests.Response, origin: str) -> str:

