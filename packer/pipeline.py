@@ -18,7 +18,7 @@ from containers.modelpack import ModelPack
 from formats.checkpoint import Checkpoint
 from formats.snapshot import Snapshot
 from packer.publish import publish
-from packer.sources import Source
+from packer.sources import Source, fetch
 from packer.watch import Run
 from registry.reference import LayoutReference, Reference
 from registry.store import Release, Store
@@ -37,7 +37,7 @@ class Build:
 
 def pipeline(build: Build, run: Run) -> Iterator[Snapshot | Checkpoint | Artifact | Release]:
     """Run the stages one by one, as far as the results are asked for."""
-    yield (snapshot := run("fetch", build.source.fetch))
+    yield (snapshot := run("fetch", fetch, build.source))
     yield (checkpoint := run("validate", Checkpoint, snapshot))
     # `shard` and `quantize` stand here: each takes a checkpoint and returns one.
     # `evaluate` follows them: it takes two checkpoints and returns the scorecard that `package` will ask for.

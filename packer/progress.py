@@ -21,6 +21,10 @@ class JsonLines:
         self._stage, self._moved, self._told = stage, 0, time.monotonic()
         self._tell("started", stage=stage, **({} if size is None else {"bytes": size}))
 
+    def expected(self, size: int) -> None:
+        """A download begins."""
+        self._tell("expected", stage=self._stage, bytes=size)
+
     def advanced(self, count: int) -> None:
         """Bytes have moved; told at most once a second."""
         self._moved += count
@@ -46,6 +50,11 @@ class PlainLines:
         """A stage begins."""
         self._began = time.monotonic()
         self._write(f"{stage:<9} ..." + (f" {human(size)}" if size else ""))
+
+    def expected(self, size: int) -> None:
+        """A download begins."""
+        if size:
+            self._write(f"{'':<9} {human(size)} to download")
 
     def advanced(self, count: int) -> None:
         """Nothing: a log is no place for bars."""
@@ -84,6 +93,10 @@ class Bars:
         self._lines.started(stage, size)
         self._progress.reset(self._task, description=stage, total=size)
         self._progress.start()
+
+    def expected(self, size: int) -> None:
+        """The bar knows its end."""
+        self._progress.update(self._task, total=size)
 
     def advanced(self, count: int) -> None:
         """The bar moves."""

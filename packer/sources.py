@@ -35,6 +35,21 @@ class Source(Protocol):
         """The model's files, pinned; a `TransferError` or `ModelError` if they cannot be had."""
 
 
+class Meter(Protocol):
+    """Whoever is told how a download goes."""
+
+    def expected(self, size: int) -> None:
+        """About `size` bytes will come."""
+
+    def advanced(self, count: int) -> None:
+        """`count` more bytes have come."""
+
+
+def fetch(source: Source) -> Snapshot:
+    """The stage: the files of a source, pinned."""
+    return source.fetch()
+
+
 def parse_source(text: str, include: Sequence[str] = ()) -> Source:
     """The source that `text` names; `UsageError` if nothing is there or the form is unknown."""
     if text.startswith("hf://"):
@@ -115,6 +130,7 @@ class HubSource:
     repository: str
     revision: str
     include: tuple[str, ...] = ()
+    meter: Meter | None = None
 
     def fetch(self) -> Snapshot:
         """The chosen files at the commit that the revision means now."""
@@ -136,7 +152,8 @@ class HubSource:
             missing = sum(tree[name].size for name in names if not self._is_cached(name, commit))
             require_free(Path(HF_HUB_CACHE), missing, "point HF_HOME to another disk, or take less with --include")
             patterns = [glob.escape(name) for name in names]
-            folder = Path(snapshot_download(self.repository, revision=commit, allow_patterns=patterns))
+            bars = _counting_bars(self.meter, missing)
+            folder = Path(snapshot_download(self.repository, revision=commit, allow_patterns=patterns, tqdm_class=bars))
         files = [ModelFile.of(name, _verified(folder / name, tree[name])) for name in names]
         return Snapshot.of(Origin("hf", self.repository, commit), files)
 
@@ -187,6 +204,27 @@ def _refuse_choice(best: str, names: Sequence[str], origin: str) -> None:
 
 def _suffix(name: str) -> str:
     return Path(name).suffix.lower()
+
+
+def _counting_bars(meter: Meter | None, size: int) -> Any:
+    """A class that huggingface_hub takes for its progress bars, which shows nothing and counts the bytes of one."""
+    from tqdm import tqdm
+
+    if not meter:
+        return None
+    meter.expected(size)
+    advanced = meter.advanced
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, desc: str = "", unit: str = "", **kwargs: Any) -> None:
+            self.is_counted = unit == "B" and not desc.startswith("Downloading bytes")
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            if self.is_counted:
+                advanced(int(n or 0))
+
+    return Bar
 
 
 def _verified(path: Path, entry: Any) -> FileBlob:

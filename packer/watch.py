@@ -1,19 +1,21 @@
 """Watching a build without any stage knowing: events when stages start and finish, and bytes as they are read.
 
 `Run` calls a stage. The blobs of the snapshot that `fetch` returns are wrapped, so that whoever reads them is counted;
-a store is wrapped when it is given to a stage, so that what it has already counts too.
+a store is wrapped when it is given to a stage, so that what it has already counts too; a source that downloads is told
+whom to tell.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar, cast
 
 from containers.artifact import Artifact
 from formats.checkpoint import Checkpoint
 from formats.snapshot import Snapshot
+from packer.sources import HubSource
 from registry.blob import Blob
 from registry.descriptor import Descriptor
 from registry.layout import Layout
@@ -32,6 +34,9 @@ class Listener(Protocol):
     def started(self, stage: str, size: int | None) -> None:
         """A stage begins; it will move about `size` bytes, if that is known."""
 
+    def expected(self, size: int) -> None:
+        """The current stage has found out that it will move about `size` bytes."""
+
     def advanced(self, count: int) -> None:
         """The current stage has moved `count` more bytes."""
 
@@ -49,14 +54,20 @@ class Run:
         """The result of `stage(*args)`, watched."""
         sizes = (size for arg in args if (size := _size(arg)) is not None)
         self.listener.started(name, next(sizes, None))
-        watched = (
-            WatchedStore(arg, self.listener.advanced) if isinstance(arg, (Layout, Remote)) else arg for arg in args
-        )
-        result = stage(*watched, **kwargs)  # type: ignore[arg-type]
+        result = stage(*map(self._watched, args), **kwargs)  # type: ignore[arg-type]
         self.listener.finished(name, facts(result))
         if isinstance(result, Snapshot):
             return cast(T, result.map(lambda blob: Counted(blob, self.listener.advanced)))
         return result
+
+    def _watched(self, value: object) -> object:
+        match value:
+            case Layout() | Remote():
+                return WatchedStore(value, self.listener.advanced)
+            case HubSource():
+                return replace(value, meter=self.listener)
+            case _:
+                return value
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from packer.sources import choose
 from registry.errors import ModelError, UsageError
 from tests.parts import tiny
-from tests.parts.command import events, packer
+from tests.parts.command import events, on_terminal, packer
 from tests.parts.hub import COMMIT, StrictHub, git_repository, olah, strict_hub
 from tests.parts.models import digests
 
@@ -88,6 +88,16 @@ def test_a_broken_download_goes_on_where_it_broke(hub: StrictHub, environment: d
     packer("pull", f"oci:{tmp_path}/out", tmp_path / "pulled")
     assert (tmp_path / "pulled/model.safetensors").read_bytes() == large
     assert any(headers.get("Range", "bytes=0-") != "bytes=0-" for _, _, headers in hub.requests)
+
+
+def test_a_download_is_seen_on_a_terminal_and_in_a_log(
+    hub: StrictHub, environment: dict[str, str], tmp_path: Path
+) -> None:
+    hub.files["model.safetensors"] = tiny.safetensors_bytes({"a": tiny.tensor(0, 24_000_000)}, bytes(24_000_000))
+    build = ("build", "hf://acme/tiny", "--until", "fetch")
+    assert b"22.9/22.9 MiB" in on_terminal(*build, env=environment)
+    assert "to download" not in packer(*build, env=environment).stderr
+    assert "22.9 MiB to download" in packer(*build, env={**environment, "HF_HOME": str(tmp_path / "new")}).stderr
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.parts import tiny
-from tests.parts.command import PACKER, packer, release
+from tests.parts.command import on_terminal, packer, release
 from tests.parts.models import digests
 from tests.parts.servers import Server
 
@@ -77,18 +74,7 @@ def test_bars_on_a_terminal(safetensors_model: Path, tmp_path: Path, arguments: 
     if arguments[0] == "pull":
         packer("build", safetensors_model, "--to", f"oci:{tmp_path}/out")
     words = [word.format(model=safetensors_model, out=tmp_path / "out") for word in arguments]
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen([PACKER, *words], stderr=theirs, stdout=subprocess.DEVNULL, env=environment)
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 1 << 16):
-            shown += piece
-    except OSError:
-        pass  # the terminal is gone when the program is
-    os.close(ours)
-    assert process.wait() == 0
+    shown = on_terminal(*words)
     assert b"260.0" in shown or b"261.9" in shown
     assert b"MB/s" in shown
     assert b"\x1b[?25h" in shown  # the cursor is back

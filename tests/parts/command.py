@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -48,3 +50,18 @@ def release(*arguments: str | Path, **options: Any) -> dict[str, Any]:
     last = events("build", *arguments, **options)[-1]
     assert last["event"] == "release"
     return last
+
+
+def on_terminal(*arguments: str | Path, env: Mapping[str, str] | None = None) -> bytes:
+    """Run the command under test with its standard error on a terminal, and return what that shows."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", **(env or {})}
+    process = subprocess.Popen([PACKER, *arguments], stderr=theirs, stdout=subprocess.DEVNULL, env=environment)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal is gone when the program is
+        while piece := os.read(ours, 1 << 16):
+            shown += piece
+    os.close(ours)
+    assert process.wait() == 0, shown
+    return shown
