@@ -70,7 +70,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Prove MODEL, package it and publish it.")
 @click.argument("model")
 @click.option(
     "--to", metavar="DEST", help="HOST[:PORT]/REPO[:TAG], or oci:FOLDER[:TAG]; needed to publish. TAG: latest."

@@ -48,7 +48,8 @@ class Store(Source, Target, Protocol):
 class Release:
     """What was published: references pinned by digest, and what it took.
 
-    `image` and `modelpack` are absent where the build published no such form. Sizes are in bytes.
+    `modelpack` is absent where the build published none; `changed` is false if nothing was sent and no tag moved.
+    Sizes are in bytes.
     """
 
     image: str
