@@ -25,6 +25,13 @@ Answer = tuple[int, dict[str, str], bytes]
 SECRET = base64.b64encode(b"user:SECRET").decode()
 
 
+class QuietServer(ThreadingHTTPServer):
+    """A server that does not complain when a client has heard enough."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass
+
+
 class Recorder:
     """A server on loopback whose answers a test decides, and which remembers what it was told."""
 
@@ -49,7 +56,7 @@ class Recorder:
 
             do_GET = do_HEAD = do_PUT = do_POST = handle_any
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = QuietServer(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self.server.server_port}"
 
     @contextmanager
