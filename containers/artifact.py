@@ -11,7 +11,7 @@ from containers.layers import model_layers
 from containers.modelpack import ModelPack, modelpack_manifest
 from formats.checkpoint import Checkpoint
 from registry.blob import Blob
-from registry.manifest import Graph, encode
+from registry.manifest import Graph, encode, unique_blobs
 
 CARD = "packer.model+json"
 """Annotation on every manifest: the model's card, so that a reader of manifests alone knows what is inside."""
@@ -26,12 +26,7 @@ class Artifact:
 
     def blobs(self) -> Iterator[Blob]:
         """Every blob, each digest once."""
-        seen = set()
-        for graph in (self.image, self.modelpack):
-            for blob in graph.all_blobs() if graph else ():
-                if blob.descriptor.digest not in seen:
-                    seen.add(blob.descriptor.digest)
-                    yield blob
+        return unique_blobs(graph for graph in (self.image, self.modelpack) if graph)
 
 
 def package(checkpoint: Checkpoint, base: Base, form: ModelPack) -> Artifact:

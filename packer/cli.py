@@ -232,9 +232,11 @@ def _conclusion(plan: Build, until: str, result: object) -> str:
         return f"image      {release['image']}\nmodelpack  {release['modelpack']}\nnothing was published"
     if until != STAGES[-1]:
         return f"stopped after {until}; nothing was published"
+    from packer.publish import MODELPACK_SUFFIX
+
     lines = [f"image      {plan.to}", f"           {release['image']}"]
     if release["modelpack"]:
-        lines += [f"modelpack  {plan.to}-modelpack", f"           {release['modelpack']}"]
+        lines += [f"modelpack  {plan.to}{MODELPACK_SUFFIX}", f"           {release['modelpack']}"]
     return "\n".join([*lines, f"base       {plan.base.name} {plan.base.digest or ''}".rstrip()])
 
 

@@ -29,9 +29,9 @@ def resolve(file: BuildFile, until: str) -> Build:
     that cannot be reached are known before anything is fetched. A registry may refuse to answer about a repository that
     is yet to be made: that is no reason to stop. Reads nothing of the model.
     """
-    publish, last = file.publish, STAGES.index(until)
+    publish, publishes = file.publish, until == STAGES[-1]
     source = parse_source(file.source, file.include)
-    to = _destination(publish.to, needed=until == STAGES[-1])
+    to = _destination(publish.to, needed=publishes)
     if isinstance(to, LayoutReference) and to.folder.resolve().is_relative_to(Path(file.source).resolve()):
         raise UsageError(
             "the layout would lie inside the model, and be part of it at the next build",
@@ -39,11 +39,11 @@ def resolve(file: BuildFile, until: str) -> Build:
             hint="name a folder beside the model",
         )
     store = open_store(to, plain_http=publish.plain_http)
-    if until == STAGES[-1]:
+    if publishes:
         with suppress(NotFoundError, ContentError, ResponseError):
             store.resolve(to.tag)
     base = no_base()
-    if last >= STAGES.index("package"):
+    if STAGES.index(until) >= STAGES.index("package"):
         base = find_base(publish.base, publish.platforms, publish.busybox, plain_http=publish.plain_http)
     return Build(source, base, publish.modelpack, to, store)
 

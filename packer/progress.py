@@ -61,7 +61,7 @@ class PlainLines:
 
     def finished(self, stage: str, facts: Mapping[str, Any]) -> None:
         """A stage is done."""
-        self._write(f"{stage:<9} {summary(stage, facts)} ({time.monotonic() - self._began:.1f} s)")
+        self._write(_done(stage, facts, self._began))
 
 
 class Bars:
@@ -82,15 +82,11 @@ class Bars:
         label = TextColumn("{task.description:<9}")
         self._progress = Progress(label, *columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task("", total=None)
-        self._lines = PlainLines(self._print)
-
-    def _print(self, text: str) -> None:
-        if not text.endswith("...") and " ... " not in text:
-            self._progress.console.print(text, highlight=False, markup=False)
+        self._began = 0.0
 
     def started(self, stage: str, size: int | None) -> None:
         """A stage begins."""
-        self._lines.started(stage, size)
+        self._began = time.monotonic()
         self._progress.reset(self._task, description=stage, total=size)
         self._progress.start()
 
@@ -105,7 +101,7 @@ class Bars:
     def finished(self, stage: str, facts: Mapping[str, Any]) -> None:
         """The bar gives way to a line."""
         self._progress.stop()
-        self._lines.finished(stage, facts)
+        self._progress.console.print(_done(stage, facts, self._began), highlight=False, markup=False)
 
     def close(self) -> None:
         """Take the bar away, whatever happened."""
@@ -119,6 +115,10 @@ def human(size: int | float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     raise AssertionError
+
+
+def _done(stage: str, facts: Mapping[str, Any], began: float) -> str:
+    return f"{stage:<9} {summary(stage, facts)} ({time.monotonic() - began:.1f} s)"
 
 
 def summary(stage: str, facts: Mapping[str, Any]) -> str:

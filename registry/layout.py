@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from registry.blob import CHUNK, Blob, FileBlob, TypedBlob, verified
+from registry.blob import CHUNK, Blob, FileBlob, verified
 from registry.descriptor import INDEX, Descriptor, Digest
 from registry.disk import require_free
 from registry.errors import ContentError, NotFoundError, UsageError
@@ -113,9 +113,11 @@ class Layout:
         return entries
 
     def _make(self) -> None:
-        self._entries()
+        is_new = not (self._folder / "oci-layout").exists()
+        if is_new:
+            self._entries()  # refuses a folder that is something else
         (self._folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
-        if not (self._folder / "oci-layout").exists():
+        if is_new:
             self._write_json("oci-layout", _MARKER)
 
     def _write_json(self, name: str, document: object) -> None:
@@ -143,7 +145,7 @@ class _LayoutBlob:
             blob = FileBlob.at(self._path)
         except FileNotFoundError as error:
             raise NotFoundError("this blob is not in the layout", subject=str(self._path)) from error
-        return verified(TypedBlob(blob, self.descriptor).open(), self.descriptor, str(self._path))
+        return verified(blob.open(), self.descriptor, str(self._path))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO
@@ -152,10 +152,12 @@ class Graph:
     blobs: tuple[Blob, ...] = ()
     children: tuple[Graph, ...] = ()
 
-    def all_blobs(self) -> Iterator[Blob]:
-        """Every blob below the root, each digest once, in the order in which they are to be sent."""
-        seen = set()
-        for blob in (*self.blobs, *(blob for child in self.children for blob in child.all_blobs())):
+
+def unique_blobs(graphs: Iterable[Graph]) -> Iterator[Blob]:
+    """Every blob below the roots, each digest once, in the order in which they are to be sent."""
+    seen = set()
+    for graph in graphs:
+        for blob in (*graph.blobs, *unique_blobs(graph.children)):
             if blob.descriptor.digest not in seen:
                 seen.add(blob.descriptor.digest)
                 yield blob

@@ -144,14 +144,18 @@ class Remote:
             if response.status_code == 401 and not isinstance(data, _Sized):
                 with closing(response):
                     answered = self._log_in(response, origin)
+                    _drain(response)
                 response = self._send(method, url, headers, data) if answered else response
-        except (requests.RequestException, http.client.HTTPException) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
             raise _unreachable(self._host, origin, error) from error
         if response.status_code >= 300:
             with closing(response):
-                raise _refused(response, method, origin, self._host)
+                refusal = _refused(response, method, origin, self._host)
+                _drain(response)
+            raise refusal
         if method != "GET":
-            response.close()
+            with closing(response):
+                _drain(response)
         return response
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], data: Any) -> requests.Response:
@@ -251,6 +255,11 @@ def _forget_login(request: requests.PreparedRequest, response: requests.Response
     """Stands where requests decides what a redirect takes along: nothing, if it leads to another server."""
     if urlsplit(str(request.url))[:2] != urlsplit(response.url)[:2]:
         request.headers.pop("Authorization", None)
+
+
+def _drain(response: requests.Response) -> None:
+    """Read a body that nobody needs, within a bound, so that its connection serves the next request too."""
+    response.raw.read(MAX_ERROR)
 
 
 def _unreachable(host: str, origin: str, error: Exception) -> TransferError:
