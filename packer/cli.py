@@ -229,7 +229,8 @@ def _outcome(plan: Build, result: object) -> dict[str, Any]:
 def _conclusion(plan: Build, until: str, result: object) -> str:
     release = _outcome(plan, result)
     if until == "package":
-        return f"image      {release['image']}\nmodelpack  {release['modelpack']}\nnothing was published"
+        digests = [f"{form:<9}  {release[form]}" for form in ("image", "modelpack") if release[form]]
+        return "\n".join([*digests, "nothing was published"])
     if until != STAGES[-1]:
         return f"stopped after {until}; nothing was published"
     from packer.publish import MODELPACK_SUFFIX

@@ -98,6 +98,8 @@ def test_until_stops_and_publishes_nothing(model: Path, tmp_path: Path) -> None:
     assert [line["stage"] for line in told if line["event"] == "finished"] == ["fetch", "validate", "package"]
     assert told[-1]["event"] == "stopped"
     assert not (tmp_path / "out").exists()
+    said = packer("build", model, "--until", "package", "--modelpack", "none").stdout
+    assert [line.split()[0] for line in said.splitlines()] == ["image", "nothing"]
     assert events("build", model, "--until", "validate")[-1]["parameters"] == 6
 
 
