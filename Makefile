@@ -6,6 +6,7 @@
 PYTHON  ?= python3
 BIN     := .venv/bin
 MODEL   := .cache/models/smollm2-gguf
+PICKLES := .cache/models/pickle
 CLIENTS := kserve modelcar modelpack olah
 DEBIAN  := podman runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git
 
@@ -30,7 +31,7 @@ check: install
 
 install: .venv/.everything
 
-components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL)
+components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL) $(PICKLES)
 	@scripts/debian.sh $(DEBIAN)
 
 .venv/bin/python:
@@ -52,6 +53,9 @@ components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL)
 
 $(MODEL): | .venv/bin/python
 	scripts/model.sh $(BIN)/python $@
+
+$(PICKLES): | .venv/bin/python
+	scripts/pickle-models.sh $(BIN)/python $@
 
 clean:
 	rm -rf out .cache .venv

@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 from registry.blob import CHUNK, digest_stream
 from registry.descriptor import IMAGE_LAYER, Descriptor
 from registry.errors import ContentError
+from registry.join import Chain
 
 BLOCK = 512
 MAX_NAME = 64 << 10
@@ -70,7 +71,7 @@ class TarLayer:
 
     def open(self) -> BinaryIO:
         """A stream over the tar, made while it is read."""
-        return cast(BinaryIO, io.BufferedReader(_Chain(self._parts()), CHUNK))
+        return cast(BinaryIO, io.BufferedReader(Chain(self._parts()), CHUNK))
 
     def _parts(self) -> Iterator[BinaryIO]:
         padding = b""
@@ -80,32 +81,6 @@ class TarLayer:
                 yield member.open()
             padding = bytes(member.padding)
         yield io.BytesIO(padding + bytes(2 * BLOCK))
-
-
-class _Chain(io.RawIOBase):
-    """Streams one after another; each is opened when the one before is at its end."""
-
-    def __init__(self, parts: Iterator[BinaryIO]) -> None:
-        super().__init__()
-        self._parts = parts
-        self._current = next(parts)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        while True:
-            if count := self._current.readinto(buffer):  # type: ignore[attr-defined]
-                return int(count)
-            following = next(self._parts, None)
-            if following is None:
-                return 0
-            self._current.close()
-            self._current = following
-
-    def close(self) -> None:
-        self._current.close()
-        super().close()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 from formats.snapshot import ModelFile, Snapshot
 from formats.tensors import TensorInfo, count_by_dtype
 from formats.text import parse_yaml, short_text
-from registry.errors import ModelError
 
 MAX_TEXT = 16 << 20
-"""Bytes read of a config or a card."""
+"""Bytes read of a card."""
 
 MAX_FRONT_MATTER = 256 << 10
 """Characters of YAML parsed at the top of a card."""
@@ -47,6 +45,7 @@ class Card:
     name: str
     licence: str
     quantization: str
+    adapts: str
     parameters: int
     dtypes: Mapping[str, int]
 
@@ -71,14 +70,20 @@ class Card:
 
 
 def read_card(
-    snapshot: Snapshot, format_name: str, tensors: Iterable[TensorInfo], metadata: Mapping[str, object]
+    snapshot: Snapshot,
+    format_name: str,
+    tensors: Iterable[TensorInfo],
+    metadata: Mapping[str, object],
+    config: Mapping[str, Any],
+    adapts: str = "",
 ) -> Card:
-    """The card of a model whose weight files hold `tensors` and `metadata`.
+    """The card of a model whose weight files hold `tensors` and `metadata`, with its config.json or an empty map.
+    `adapts` is the base model of an adapter.
 
     A tensor that stands in several variants of one model is counted once.
     """
     dtypes = count_by_dtype({tensor.name: tensor for tensor in tensors}.values())
-    config, front = _config(snapshot), _front_matter(snapshot)
+    front = _front_matter(snapshot)
     architecture = short_text(metadata.get("general.architecture"))
     names = (snapshot.origin.name, metadata.get("general.name"), front.get("model_name"), config.get("_name_or_path"))
     return Card(
@@ -88,6 +93,7 @@ def read_card(
         name=next((name.rpartition("/")[2] for name in map(short_text, names) if name), ""),
         licence=_licence(front) or short_text(metadata.get("general.license")),
         quantization=_quantization(format_name, config, dtypes),
+        adapts=adapts,
         parameters=sum(dtypes.values()),
         dtypes=dtypes,
     )
@@ -104,19 +110,6 @@ def _quantization(format_name: str, config: Mapping[str, Any], dtypes: Mapping[s
 def _licence(front: Mapping[str, Any]) -> str:
     licence = short_text(front.get("license"))
     return (short_text(front.get("license_name")) or licence) if licence == "other" else licence
-
-
-def _config(snapshot: Snapshot) -> Mapping[str, Any]:
-    file = snapshot.get("config.json")
-    if not file:
-        return {}
-    try:
-        document = json.loads(_read(file))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"this is not JSON ({error})", subject=file.name, hint="fetch the file again") from error
-    if not isinstance(document, dict):
-        raise ModelError("this is not a JSON object", subject=file.name, found=type(document).__name__)
-    return document
 
 
 def _front_matter(snapshot: Snapshot) -> Mapping[str, Any]:

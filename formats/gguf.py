@@ -1,174 +1,233 @@
 """GGUF: magic, version, counts, metadata, tensor table, alignment, tensors.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, both byte orders).
-The table of tensor types is the gguf package's.
 """
 
 from __future__ import annotations
 
 import struct
-from functools import cache
-from itertools import pairwise
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
+from formats.cursor import Cursor
+from formats.findings import Rule
+from formats.gguf_check import check_content
+from formats.rules import gguf as rules
 from formats.snapshot import ModelFile
 from formats.tensors import TensorInfo, WeightFile
-from registry.errors import ModelError
 
 MAGIC = b"GGUF"
 MAX_DIMENSIONS = 4
-MAX_NAME = 64 << 10
-"""Bytes of a key or a tensor name."""
-MAX_TEXT = 16 << 20
-"""Bytes of a text value; the largest ones are chat templates."""
+MAX_TENSORS, MAX_PAIRS = 100_000, 1 << 16
+MAX_KEY = (1 << 16) - 1
+MAX_NAME = 63
+MAX_TEXT, MAX_KEPT = 1 << 20, 16 << 20
+"""Bytes of one text value, and of all that are kept."""
 MAX_NESTING = 3
 MAX_KEPT_ARRAY = 64
 """Arrays with more elements (vocabularies) are walked but not kept."""
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
-_MIN_TENSOR = 8 + 4 + 8 + 4 + 8
+UINT16, UINT32, INT32, STRING, ARRAY = 2, 4, 5, 8, 9
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""Number of a value type to its form in `struct`."""
+
+_MIN_TENSOR = 8 + 4 + 4 + 8
 _MIN_PAIR = 8 + 4 + 1
+
+# fmt: off
+TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 28: ("F64", 1, 8),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 41: ("Q1_0", 128, 18),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 22: ("IQ2_S", 256, 82), 18: ("IQ3_XXS", 256, 98),
+    21: ("IQ3_S", 256, 110), 19: ("IQ1_S", 256, 50), 29: ("IQ1_M", 256, 56),
+    20: ("IQ4_NL", 32, 18), 23: ("IQ4_XS", 256, 136), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
+}
+# fmt: on
+"""Number of a tensor type to its name, the elements of a block and the bytes of a block: the gguf package's table,
+which a test compares; importing the package takes longer than reading a header."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair of the metadata: its value as kept, its type, and the bytes of the file that hold it.
+
+    `length` is that of an array, else 0; `item` the type of its elements.
+    """
+
+    value: object
+    kind: int
+    start: int
+    end: int
+    item: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the tensors. `order` is `<` or `>`; `start` is the offset of the first tensor's region."""
+
+    version: int
+    order: str
+    pairs: Mapping[str, Pair]
+    tensors: tuple[TensorInfo, ...]
+    alignment: int
+    start: int
 
 
 def read(file: ModelFile) -> WeightFile:
-    """The metadata and tensor table of a GGUF file, checked against the size of the file; `ModelError` otherwise."""
+    """The metadata and tensors of a GGUF file, checked against the size of the file; `RejectedError` otherwise."""
+    header = read_header(file)
+    metadata = {"version": header.version, **{key: pair.value for key, pair in header.pairs.items()}}
+    return WeightFile(header.tensors, metadata, tuple(check_content(file, header)))
+
+
+def read_header(file: ModelFile) -> Header:
+    """The header, whole and consistent with the file's size; `RejectedError` otherwise."""
     with file.open() as stream:
-        return _Reader(file, stream).read()
-
-
-@cache
-def _tensor_types() -> dict[int, tuple[str, int, int]]:
-    """Type number to name, elements in a block and bytes of a block."""
-    from gguf.constants import GGML_QUANT_SIZES
-
-    return {int(kind): (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
+        return _Reader(file, Cursor(stream, file, rules.TRUNCATED)).read()
 
 
 class _Reader:
-    def __init__(self, file: ModelFile, stream: BinaryIO) -> None:
-        self._file, self._stream, self._at, self._order = file, stream, 0, "<"
+    def __init__(self, file: ModelFile, cursor: Cursor) -> None:
+        self._file, self._cursor, self._kept = file, cursor, 0
 
-    def read(self) -> WeightFile:
-        version = self._header()
-        tensor_count, pair_count = self._number("Q"), self._number("Q")
-        left = self._file.size - self._at
-        if tensor_count * _MIN_TENSOR + pair_count * _MIN_PAIR > left:
-            self._refuse("its counts cannot fit its size: it is truncated or lies", f"in {left} bytes", tensor_count)
-        metadata: dict[str, object] = {"version": version}
+    def read(self) -> Header:
+        version = self._version()
+        cursor = self._cursor
+        tensor_count, pair_count = cursor.number("Q"), cursor.number("Q")
+        left = self._file.size - cursor.position
+        if (
+            tensor_count * _MIN_TENSOR + pair_count * _MIN_PAIR > left
+            or tensor_count > MAX_TENSORS
+            or pair_count > MAX_PAIRS
+        ):
+            found = f"{tensor_count} tensors and {pair_count} keys in {left} bytes"
+            self._reject(rules.COUNTS, f"at most {MAX_TENSORS} tensors and {MAX_PAIRS} keys, that fit", found)
+        pairs: dict[str, Pair] = {}
         for _ in range(pair_count):
-            key = self._string("a metadata key", MAX_NAME)
-            if key in metadata:
-                self._refuse(f"the metadata key {key!r} stands twice", "once", "twice")
-            metadata[key] = self._value(self._number("I"), key)
+            key = self._text(rules.KEY, MAX_KEY)
+            if key in pairs:
+                self._reject(rules.KEY, "each key once", f"{key!r} twice")
+            pairs[key] = self._pair(key)
         table = [self._entry() for _ in range(tensor_count)]
-        return WeightFile(self._place(table, metadata), metadata)
+        alignment = self._alignment(pairs)
+        start = -(-cursor.position // alignment) * alignment
+        return Header(version, cursor.order, pairs, self._place(table, start, alignment), alignment, start)
 
-    def _header(self) -> int:
-        magic = self._take(4)
+    def _version(self) -> int:
+        magic = self._cursor.take(4)
         if magic != MAGIC:
-            self._refuse("it does not begin as a GGUF file", MAGIC, magic)
-        raw = self._take(4)
-        for self._order in "<", ">":
-            version = int(struct.unpack(f"{self._order}I", raw)[0])
+            self._reject(rules.MAGIC, MAGIC, magic)
+        raw = self._cursor.take(4)
+        for self._cursor.order in "<", ">":
+            version = int(struct.unpack(f"{self._cursor.order}I", raw)[0])
             if version in (2, 3):
-                break
+                return version
+        rules.VERSION.reject(self._file.name, expected="2 or 3", found=struct.unpack("<I", raw)[0])
+
+    def _pair(self, key: str) -> Pair:
+        cursor = self._cursor
+        start = cursor.position - len(key.encode()) - 8
+        kind = cursor.number("I")
+        if kind != ARRAY:
+            value = self._value(kind, key, 0)
+            return Pair(value, kind, start, cursor.position)
+        item, length = cursor.number("I"), cursor.number("Q")
+        value = self._array(key, item, length, 0)
+        return Pair(value, kind, start, cursor.position, item, length)
+
+    def _value(self, kind: int, key: str, depth: int) -> object:
+        if kind in SCALARS:
+            return self._cursor.scalar(SCALARS[kind])
+        if kind == STRING:
+            return self._value_text(key)
+        if kind != ARRAY or depth > MAX_NESTING:
+            self._reject(rules.VALUE, "a type from 0 to 12, arrays not nested deeply", f"{key!r} of type {kind}")
+        return self._array(key, self._cursor.number("I"), self._cursor.number("Q"), depth)
+
+    def _array(self, key: str, kind: int, count: int, depth: int) -> object:
+        width = struct.calcsize(SCALARS[kind]) if kind in SCALARS else 8
+        if count * width > self._file.size - self._cursor.position:
+            self._reject(rules.VALUE, "an array that fits the file", f"{key!r} of {count} elements")
+        if count <= MAX_KEPT_ARRAY:
+            return [self._value(kind, key, depth + 1) for _ in range(count)]
+        if kind in SCALARS:
+            self._cursor.skip(count * width)
+        elif kind == STRING:
+            self._cursor.skip_texts(count)
         else:
-            self._refuse("its version is not supported", "2 or 3", struct.unpack("<I", raw)[0])
-        return version
+            self._reject(rules.VALUE, f"at most {MAX_KEPT_ARRAY} arrays in an array", f"{key!r} of {count}")
+        return f"{count} values"
+
+    def _value_text(self, key: str) -> str:
+        length = self._cursor.number("Q")
+        self._kept += length
+        if length > MAX_TEXT or self._kept > MAX_KEPT:
+            self._reject(rules.TEXT, f"at most {MAX_TEXT} bytes, {MAX_KEPT} in all", f"{key!r} of {length} bytes")
+        return self._cursor.take(length).decode(errors="replace")
+
+    def _text(self, rule: Rule, limit: int) -> str:
+        length = self._cursor.number("Q")
+        if length > limit:
+            self._reject(rule, f"at most {limit} bytes", f"{length} bytes")
+        raw = self._cursor.take(length)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            self._reject(rule, "UTF-8", raw)
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self._string("a tensor name", MAX_NAME)
-        dimensions = self._number("I")
+        name = self._text(rules.NAME, MAX_NAME)
+        dimensions = self._cursor.number("I")
         if dimensions > MAX_DIMENSIONS:
-            self._refuse(f"tensor {name!r} has too many dimensions", f"at most {MAX_DIMENSIONS}", dimensions)
-        shape = tuple(reversed([self._number("Q") for _ in range(dimensions)]))
-        return name, shape, self._number("I"), self._number("Q")
+            self._reject(rules.RANK, f"at most {MAX_DIMENSIONS}", dimensions, name)
+        shape = tuple(reversed([self._cursor.number("Q") for _ in range(dimensions)]))
+        return name, shape, self._cursor.number("I"), self._cursor.number("Q")
+
+    def _alignment(self, pairs: Mapping[str, Pair]) -> int:
+        pair = pairs.get("general.alignment")
+        if not pair:
+            return 32
+        value = pair.value
+        if pair.kind != UINT32 or not isinstance(value, int) or not value or value & (value - 1):
+            self._reject(rules.ALIGNMENT, "32 as a rule", f"{value!r} of type {pair.kind}")
+        return value
 
     def _place(
-        self, table: list[tuple[str, tuple[int, ...], int, int]], metadata: dict[str, object]
+        self, table: list[tuple[str, tuple[int, ...], int, int]], start: int, alignment: int
     ) -> tuple[TensorInfo, ...]:
-        alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
-            self._refuse("general.alignment must be a multiple of 8", "32 as a rule", alignment)
-        base = -(-self._at // alignment) * alignment
-        tensors = [self._tensor(base, alignment, *entry) for entry in table]
-        if len({tensor.name for tensor in tensors}) != len(tensors):
-            self._refuse("a tensor name stands twice", "unique names", f"{len(tensors)} tensors")
-        for before, after in pairwise(sorted(tensors, key=lambda tensor: (tensor.start, tensor.end))):
-            if before.end > after.start:
-                self._refuse(f"the tensors {before.name!r} and {after.name!r} overlap", before.end, after.start)
-        return tuple(tensors)
+        tensors: dict[str, TensorInfo] = {}
+        for entry in table:
+            tensor = self._tensor(start, alignment, *entry)
+            if tensor.name in tensors:
+                self._reject(rules.NAME, "each name once", "twice", tensor.name)
+            tensors[tensor.name] = tensor
+        end, before = start, ""
+        for tensor in tensors.values():
+            if tensor.start != end:
+                rule = rules.OVERLAP if start <= tensor.start < end else rules.ORDER
+                self._reject(rule, f"offset {end - start}, behind {before!r}", tensor.start - start, tensor.name)
+            end, before = -(-tensor.end // alignment) * alignment, tensor.name
+        return tuple(tensors.values())
 
     def _tensor(
         self, base: int, alignment: int, name: str, shape: tuple[int, ...], kind: int, offset: int
     ) -> TensorInfo:
-        if kind not in _tensor_types():
-            self._refuse(f"tensor {name!r} has an unknown type", "a ggml type", kind)
-        dtype, block, block_bytes = _tensor_types()[kind]
+        if kind not in TYPES:
+            self._reject(rules.TYPE, "a ggml type", kind, name)
+        dtype, block, block_bytes = TYPES[kind]
         if offset % alignment or (shape and shape[-1] % block):
-            self._refuse(
-                f"tensor {name!r} is misaligned", f"offset % {alignment} == 0, rows of {block}", (offset, shape)
-            )
+            self._reject(rules.BLOCK, f"offset % {alignment} == 0, rows of {block}", (offset, shape), name)
         end = base + offset + prod(shape) // block * block_bytes
         if end > self._file.size:
-            self._refuse(f"it is truncated: tensor {name!r} ends beyond it", f"{end} bytes", f"{self._file.size} bytes")
+            self._reject(rules.TRUNCATED, f"{end} bytes", f"{self._file.size} bytes", name)
         return TensorInfo(name, dtype, shape, self._file.name, base + offset, end)
 
-    def _value(self, kind: int, key: str, depth: int = 0) -> object:
-        if kind in _SCALARS:
-            return self._scalar(_SCALARS[kind])
-        if kind == _STRING:
-            return self._string(f"the value of {key!r}", MAX_TEXT)
-        if kind != _ARRAY or depth > MAX_NESTING:
-            self._refuse(f"the metadata key {key!r} has an unknown type", "0 to 12, arrays not nested deeply", kind)
-        return self._array(key, depth)
-
-    def _array(self, key: str, depth: int) -> object:
-        kind, count = self._number("I"), self._number("Q")
-        width = struct.calcsize(_SCALARS[kind]) if kind in _SCALARS else 8
-        if count * width > self._file.size - self._at:
-            self._refuse(f"the array {key!r} is longer than the file: it is truncated or lies", "fewer elements", count)
-        if kind in _SCALARS and count > MAX_KEPT_ARRAY:
-            self._skip(count * width)
-            return f"{count} values"
-        values: list[object] = []
-        for _ in range(count):
-            value = self._value(kind, key, depth + 1)
-            if len(values) < MAX_KEPT_ARRAY:
-                values.append(value)
-        return values if count <= MAX_KEPT_ARRAY else f"{count} values"
-
-    def _string(self, what: str, limit: int) -> str:
-        length = self._number("Q")
-        if length > min(limit, self._file.size - self._at):
-            self._refuse(f"{what} is too long: the file is truncated or lies", f"at most {limit} bytes", length)
-        return self._take(length).decode(errors="replace")
-
-    def _number(self, code: str) -> int:
-        return int(self._scalar(code))
-
-    def _scalar(self, code: str) -> int | float | bool:
-        value: int | float | bool = struct.unpack(self._order + code, self._take(struct.calcsize(code)))[0]
-        return value
-
-    def _skip(self, count: int) -> None:
-        self._stream.seek(count, 1)
-        self._at += count
-
-    def _take(self, count: int) -> bytes:
-        data = self._stream.read(count)
-        if len(data) < count:
-            self._refuse("it is truncated inside its header", f"{self._at + count} bytes", f"{self._file.size} bytes")
-        self._at += count
-        return data
-
-    def _refuse(self, what: str, expected: object, found: object) -> NoReturn:
-        raise ModelError(
-            what,
-            subject=self._file.name,
-            expected=expected,
-            found=found,
-            hint="fetch or convert the file again, and compare its size and digest with those of its source",
-        )
+    def _reject(self, rule: Rule, expected: object, found: object, tensor: str = "") -> NoReturn:
+        rule.reject(self._file.name, tensor=tensor, expected=expected, found=found)

@@ -1,82 +1,265 @@
-"""Pickles: recognised, so that they can be refused. Loading one runs whatever code it names.
+"""Pickles: recognised by name and by content, so that they can be refused or converted; never loaded here.
 
-PyTorch's `.pt`, `.pth` and `.bin` are zip archives of pickles, or bare ones.
+PyTorch's `.pt`, `.pth` and `.bin` are zip archives of pickles, or several bare ones, as joblib's are, perhaps
+compressed. What is dangerous to import is picklescan's to say; what a file imports is read here, because picklescan
+keeps every opcode of a file in memory.
 https://docs.python.org/3/library/pickle.html
 """
 
 from __future__ import annotations
 
-import contextlib
-import pickletools
+import io
+import logging
 import re
-import zlib
+import struct
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO, cast
 
+from formats.findings import Finding, RejectedError, Rule
+from formats.opcodes import MAX_READ, UNKNOWN, Budget, End, Import, Program, Source, SpentError, read_program
+from formats.rules import pickle as rules
 from formats.snapshot import ModelFile
-from registry.errors import ModelError
+from formats.unpacking import Decompressed, Member, PackedError, decompressor, is_tar, tar_members, zip_directory
 
 NAMES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"))
-"""Extensions under which pickles are kept; files so named are refused without a look inside."""
+"""Extensions under which pickles are kept; files so named are refused whatever is inside."""
 
+SHOWN = 20
+"""Imports that a finding names at most."""
+
+_LINE = 120
+"""Characters of them, after which no more are named."""
+
+_COMPRESSED = re.compile(r"\.(gz|bz2|xz|lzma|z|lz4|zst)$")
 _LOOK = 1 << 20
-"""Bytes of a file that are searched for a pickle of the old text protocols."""
+"""Bytes read of a file that does not begin as a pickle of protocol 2 or later does."""
 
-_LONGEST = 64 << 10
-"""Bytes of the longest argument of an opcode that is waited for at the end of the look."""
+_ENOUGH = 100
+"""Opcodes in a row, the stack always right, that no text holds by chance."""
 
-_NUMPY_HEADER = 64 << 10
-_OBJECTS = re.compile(rb"['\"][|<>=]?O")
-_GZIP = b"\x1f\x8b\x08"
+_MAX_PICKLES = 16
+_MAX_DOTS = 8
+_LZ4 = b"\x04\x22\x4d\x18"
+_EXPECTED = "weights as safetensors, GGUF or ONNX"
 
-_IMPORT = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
-"""The argument of an opcode that imports, as pickletools gives it: a module and a name."""
+
+@dataclass(frozen=True)
+class _Inside:
+    """What a look into a file found: the rule that it breaks, its imports, and a note about what could not be read."""
+
+    rule: Rule
+    imports: tuple[Import, ...] = ()
+    where: str = ""
+    note: str = ""
+
+
+def find_pickle(file: ModelFile, exempt: Container[str] = ()) -> Finding | None:
+    """What is wrong with a file that is a pickle by its name or by its content; None if it is none.
+
+    `found` lists what it would import, the dangerous first. Files called `.bin` whose paths are in `exempt`, such as
+    the external data of an ONNX model, are judged by their content alone. Reads 64 KiB of most files, at most 16 MiB
+    of pickles and their archives.
+    """
+    inside = _look(file)
+    if inside:
+        return _finding(file, inside)
+    if file.suffix == ".bin" and file.name in exempt:
+        return None
+    if pickled_name(file.name):
+        return rules.BY_NAME.finding(file.name, expected=_EXPECTED, found=f"{file.size} bytes that are no pickle")
+    return None
 
 
 def refuse_pickle(file: ModelFile) -> None:
-    """`ModelError` if the file is a pickle by its name or by its content."""
-    what = "it has the name of a pickle" if file.suffix in NAMES else _found_inside(file)
-    if what:
-        raise ModelError(
-            f"{what}, and loading a pickle runs the code inside it",
-            subject=file.name,
-            expected="weights as safetensors, GGUF or ONNX",
-            found=f"{file.suffix or 'no'} extension, {file.size} bytes",
-            hint="convert it to safetensors, or leave it out with --include if the model does not need it",
-        )
+    """`RejectedError` if the file is a pickle by its name or by its content."""
+    finding = find_pickle(file)
+    if finding and finding.refuses:
+        raise RejectedError(finding)
 
 
-def _found_inside(file: ModelFile) -> str:
+def convertible(finding: Finding) -> bool:
+    """Whether the pickle may be handed to `torch.load(weights_only=True)`: it was read whole and imports no danger."""
+    return finding.rule is rules.BY_CONTENT
+
+
+def pickled_name(name: str) -> bool:
+    """Whether programs take a file of this name for a pickle, perhaps a compressed one."""
+    return _COMPRESSED.sub("", name.lower()).endswith(tuple(NAMES))
+
+
+def _finding(file: ModelFile, inside: _Inside) -> Finding:
+    dangerous = _dangerous(inside.imports)
+    rule = rules.DANGEROUS if dangerous else inside.rule
+    names = [".".join(pair) for pair in (*dangerous, *(pair for pair in inside.imports if pair not in dangerous))]
+    parts = (inside.where, _listed(names) if names or not inside.note else "", inside.note)
+    return rule.finding(file.name, expected=_EXPECTED, found="; ".join(part for part in parts if part))
+
+
+def _listed(names: list[str]) -> str:
+    """The first of the names that fit on a line, and how many more there are."""
+    shown = [name for at, name in enumerate(names[:SHOWN]) if sum(map(len, names[:at])) < _LINE]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"imports {', '.join(shown)}{more}" if names else "no imports"
+
+
+def _look(file: ModelFile) -> _Inside | None:
     with file.open() as stream:
-        start = stream.read(_LOOK)
-    if start.startswith(_GZIP):
-        with contextlib.suppress(zlib.error):
-            return _recognised(zlib.decompressobj(wbits=31).decompress(start, _LOOK), of_many=True)
-    return _recognised(start, of_many=file.size > _LOOK)
+        try:
+            return _recognise(stream, Budget())
+        except PackedError as error:
+            return _Inside(rules.UNREADABLE, note=str(error))
 
 
-def _recognised(start: bytes, *, of_many: bool) -> str:
-    """What pickle these first bytes belong to, `of_many` if more follow; empty if to none."""
-    if start.startswith(b"PK\x03\x04"):
-        return "its content is a zip archive, as PyTorch and NumPy keep pickles in"
-    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "its content is a pickle"
-    if start.startswith(b"\x93NUMPY") and _OBJECTS.search(start[:_NUMPY_HEADER]):
-        return "its content is a NumPy array of objects, which is a pickle"
-    return "its content is a pickle" if _is_text_pickle(start, of_many=of_many) else ""
+def _recognise(stream: BinaryIO, budget: Budget, depth: int = 0) -> _Inside | None:
+    """What pickle the stream holds, if any; archives are looked into at depth 0, compressed data at 0 and 1."""
+    source = Source(stream, budget)
+    start = source.peek(512)
+    if start.startswith((b"PK\x03\x04", _LZ4)) or is_tar(start):
+        return _archive(stream, start, budget, depth)
+    if make := decompressor(start):
+        return _compressed(stream, Decompressed(_rewound(stream, source), make, MAX_READ), start, budget, depth)
+    if start.startswith(b"\x93NUMPY"):
+        return _numpy(source)
+    return _pickles(source)
 
 
-def _is_text_pickle(start: bytes, *, of_many: bool) -> bool:
-    """Whether `start` is opcodes from its first byte to a STOP at its end, with a module and a name to import.
+def _rewound(stream: BinaryIO, source: Source) -> BinaryIO:
+    """The stream from its first byte on, of which `source` has read the beginning."""
+    if stream.seekable():
+        stream.seek(0)
+        return stream
+    return cast(BinaryIO, io.BytesIO(source.peek(MAX_READ)))
 
-    Where more bytes follow, nearly all of `start` must read as opcodes instead.
 
-    Prose reads as opcodes surprisingly often, so each part of that is needed.
-    """
-    imports, stop = False, -1
+def _archive(stream: BinaryIO, start: bytes, budget: Budget, depth: int) -> _Inside | None:
+    if depth or start.startswith(_LZ4):
+        return _Inside(rules.UNREADABLE, note="an archive inside another" if depth else "compressed by LZ4")
+    if is_tar(start):
+        return _merged(_members(tar_members(stream), budget))
+    names, members = zip_directory(stream)
+    inside = _merged(_members(members, budget))
+    if inside and _is_torchscript(names) and inside.rule is not rules.UNREADABLE:
+        return replace(inside, rule=rules.TORCHSCRIPT, note="a program under code/")
+    return inside
+
+
+def _is_torchscript(names: Iterable[str]) -> bool:
+    return any("/code/" in name and name.endswith(".py") for name in names)
+
+
+def _members(members: Iterator[Member], budget: Budget) -> Iterator[_Inside]:
+    for member in members:
+        if inside := _recognise(member.stream, budget, depth=1):
+            yield replace(inside, where=member.name)
+
+
+def _merged(found: Iterator[_Inside]) -> _Inside | None:
+    """All that was found in an archive under the worst rule."""
+    every = list(found)
+    if not every:
+        return None
+    worst = max(every, key=lambda inside: _WORST.index(inside.rule))
+    return replace(worst, imports=tuple(dict.fromkeys(pair for inside in every for pair in inside.imports)))
+
+
+_WORST = (rules.BY_CONTENT, rules.NUMPY_OBJECTS, rules.PARTIAL, rules.UNREADABLE)
+
+
+def _compressed(stream: BinaryIO, content: Decompressed, start: bytes, budget: Budget, depth: int) -> _Inside | None:
     try:
-        for opcode, argument, position in pickletools.genops(start):
-            stop = position or 0
-            if opcode.name in ("GLOBAL", "INST"):
-                imports |= bool(_IMPORT.fullmatch(str(argument)))
-    except Exception:  # noqa: BLE001 - pickletools raises whatever its opcodes meet
-        return imports and of_many and stop > len(start) - _LONGEST
-    return imports and stop + 1 == len(start.rstrip())
+        inside = _recognise(cast(BinaryIO, content), budget, depth + 1) if depth < 2 else None
+    except PackedError:
+        sure = start.startswith((b"\x1f\x8b\x08", b"\xfd7zXZ", b"BZh")) or start[5:13] == b"\xff" * 8
+        if sure:
+            raise
+        return _pickles(Source(_rewound(stream, Source(stream, budget)), budget))
+    return inside and replace(inside, note=inside.note or "compressed")
+
+
+def _numpy(source: Source) -> _Inside | None:
+    """An array of objects; its header is numpy's to read."""
+    from numpy.lib import format as npy
+
+    head = source.peek(12)
+    lengths, wide = (head[8:10], 10) if head[6:7] == b"\x01" else (head[8:12], 12)
+    header = io.BytesIO(source.peek(wide + int.from_bytes(lengths, "little"))[:_LOOK])
+    try:
+        read = npy.read_array_header_1_0 if npy.read_magic(header) == (1, 0) else npy.read_array_header_2_0
+        objects = read(header)[2].hasobject
+    except Exception as error:  # noqa: BLE001 - numpy evaluates what stands there and raises whatever that meets
+        return _Inside(rules.NUMPY_OBJECTS, note=f"a header that cannot be read ({str(error)[:80]})")
+    if not objects:
+        return None
+    source.skip(header.tell())
+    inside = _pickles(source)
+    return replace(inside, rule=rules.NUMPY_OBJECTS) if inside else _Inside(rules.NUMPY_OBJECTS)
+
+
+def _pickles(source: Source) -> _Inside | None:
+    """The pickles one after the other at the front of a stream."""
+    if source.peek(1) != b"\x80":
+        source.budget = replace(source.budget, size=min(source.budget.size, _LOOK))
+    first = read_program(source)
+    if not _is_pickle(first, source):
+        return None
+    programs = [first]
+    while programs[-1].end is End.STOPPED and len(programs) < _MAX_PICKLES:
+        following = read_program(source)
+        if not following.calls and not (following.framed and (following.imports or following.end is End.STOPPED)):
+            break
+        programs.append(following)
+    imports = tuple(dict.fromkeys(pair for program in programs for pair in program.imports))
+    if programs[-1].end is End.STOPPED and len(programs) < _MAX_PICKLES:
+        return _Inside(rules.BY_CONTENT, imports)
+    return _Inside(rules.PARTIAL, imports, note=programs[-1].end.value)
+
+
+def _is_pickle(program: Program, source: Source) -> bool:
+    """Whether opcodes were meant: nothing else imports and calls with the stack right, or goes on for so long."""
+    if program.framed:
+        return program.end is not End.BROKEN or bool(program.imports)
+    if program.end is End.SPENT:
+        return bool(program.imports) or program.opcodes >= _ENOUGH
+    if program.calls:
+        return bool(program.imports)
+    return program.end is End.STOPPED and bool(program.imports) and _at_end(source)
+
+
+def _at_end(source: Source) -> bool:
+    try:
+        return len(source.peek(64).strip()) == 0
+    except SpentError:
+        return False
+
+
+def _dangerous(imports: tuple[Import, ...]) -> tuple[Import, ...]:
+    """Those of the imports that picklescan calls dangerous, under any name by which they reach the same."""
+    from picklescan.scanner import SafetyLevel, scan_pickle_bytes
+
+    logging.getLogger("picklescan").setLevel(logging.CRITICAL)
+    ways = {pair: set(_ways(*pair)) for pair in imports}
+    texts = (text.encode("utf-8", "surrogatepass") for pair in set().union(*ways.values()) for text in pair)
+    pushed = [b"X" + struct.pack("<I", len(text)) + text for text in texts]
+    program = b"".join(a + b + b"\x93" for a, b in zip(pushed[::2], pushed[1::2], strict=True)) + b"."
+    scanned = scan_pickle_bytes(io.BytesIO(program), "", multiple_pickles=False).globals
+    bad = {(entry.module, entry.name) for entry in scanned if entry.safety is SafetyLevel.Dangerous}
+    return tuple(pair for pair, all_ways in ways.items() if not bad.isdisjoint(all_ways))
+
+
+def _ways(module: str, name: str) -> Iterator[Import]:
+    """What an import means: itself, its name in Python 3, and each module that a dotted name passes through.
+
+    `torch` and `serialization.os.system` is `os.system`: since protocol 4 names are followed at their dots.
+    """
+    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+
+    yield module, name
+    yield NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    parts = name.split(".")
+    if len(parts) > _MAX_DOTS:
+        yield UNKNOWN
+    for at in range(1, min(len(parts), _MAX_DOTS)):
+        rest = ".".join(parts[at:])
+        yield parts[at - 1], rest
+        yield ".".join((module, *parts[:at])), rest

@@ -6,16 +6,25 @@ https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import json
+import re
 import struct
+from collections.abc import Iterator
 from math import prod
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
-from formats.snapshot import ModelFile, Snapshot
+from formats.findings import Finding
+from formats.rules import safetensors as rules
+from formats.snapshot import ModelFile
 from formats.tensors import TensorInfo, WeightFile
-from registry.errors import ModelError
 
-MAX_HEADER = 100_000_000
-"""Bytes: the format's own bound on its header."""
+MAX_HEADER = 16 << 20
+"""Bytes of a header; the format allows 100 MB."""
+
+MAX_TENSORS = 100_000
+"""Tensors of one file."""
+
+MAX_METADATA = 4 << 20
+"""Bytes of `__metadata__`."""
 
 MAX_RANK = 64
 """Dimensions of a tensor: the format names no bound, and without one a header can cost hours."""
@@ -30,113 +39,146 @@ BITS = {
 }
 """Bits of one element of each dtype that the safetensors library knows."""
 
-INDEX_SUFFIX = ".safetensors.index.json"
+_METADATA = "__metadata__"
+_BATCH = 64 << 10
+_SPACE = rb"[ \t\n\r]*+"
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_MEMBER = re.compile(
+    rb"%(w)s(%(s)s)%(w)s:%(w)s\{(?:[^\"{}]++|%(s)s)*+\}%(w)s([,}])" % {b"w": _SPACE, b"s": _STRING}, re.DOTALL
+)
+"""One member of the header: its name, and an object that holds no other."""
 
 
 def read(file: ModelFile) -> WeightFile:
-    """The header of a safetensors file, checked whole against the size of the file; `ModelError` otherwise."""
+    """The header of a safetensors file, checked whole against the size of the file; `RejectedError` otherwise."""
     with file.open() as stream:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER, file.size - 8):
-            _refuse(
-                file,
-                "it is cut short, or is no safetensors file: its first eight bytes are no possible header length",
-                f"2 to {min(MAX_HEADER, max(file.size - 8, 0))}",
-                length,
-            )
-        header = _parse(file, stream.read(length))
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        _refuse(file, "__metadata__ is not a map of strings", "strings", metadata)
-    tensors = sorted(
-        (_tensor(file, name, entry, 8 + length) for name, entry in header.items()), key=lambda t: (t.start, t.end)
-    )
+        longest = min(MAX_HEADER, max(file.size - 8, 0))
+        if not 2 <= length <= longest:
+            rules.LENGTH.reject(file.name, expected=f"2 to {longest}", found=length)
+        header = stream.read(length)
+    if len(header) < length:
+        rules.LENGTH.reject(file.name, expected=f"{length} bytes of header", found=f"{len(header)} bytes")
+    metadata, tensors = _parse(file, header)
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
     _check_tiling(file, tensors, 8 + length)
-    return WeightFile(tuple(tensors), metadata)
+    return WeightFile(tuple(tensors), metadata, tuple(_misaligned(file, tensors)))
 
 
-def check_index(snapshot: Snapshot, index: ModelFile, tensors: dict[str, set[str]]) -> None:
-    """Check a `*.safetensors.index.json` against the tensors found, given as file name to tensor names.
-
-    A shard that is named and missing, and a tensor that is not in the shard the index names, are `ModelError`s.
-    """
-    with index.open() as stream:
-        weight_map = _parse(index, stream.read(MAX_HEADER)).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        _refuse(index, "it has no weight_map from tensors to files", "an object of strings", type(weight_map).__name__)
-    folder = index.name.rpartition("/")[0]
-    for shard in sorted(set(weight_map.values())):
-        if not snapshot.get(f"{folder}/{shard}" if folder else shard):
-            raise ModelError(
-                f"the shard {shard!r} that the index names is missing",
-                subject=index.name,
-                expected=f"{len(set(weight_map.values()))} files",
-                found=f"{sum(1 for name in set(weight_map.values()) if snapshot.get(f'{folder}/{name}'.lstrip('/')))}",
-                hint="fetch the missing file; an interrupted download leaves models like this",
-            )
-    for tensor, shard in weight_map.items():
-        if tensor not in tensors.get(f"{folder}/{shard}" if folder else shard, ()):
-            _refuse(index, f"tensor {tensor!r} is not in the file that the index names", shard, "no such tensor there")
+def _parse(file: ModelFile, header: bytes) -> tuple[dict[str, Any], list[TensorInfo]]:
+    metadata: dict[str, Any] = {}
+    tensors: dict[str, TensorInfo] = {}
+    base, seen = 8 + len(header), False
+    for batch in _batches(file, header):
+        for name, entry in _loads(file, batch):
+            if name in tensors or (name == _METADATA and seen):
+                rules.DUPLICATE.reject(file.name, found=f"{name!r} twice")
+            if name == _METADATA:
+                metadata, seen = _metadata(file, entry, len(batch)), True
+            else:
+                tensors[name] = _tensor(file, name, entry, base)
+        if len(tensors) > MAX_TENSORS:
+            rules.COUNT.reject(file.name, expected=f"at most {MAX_TENSORS}", found="more")
+    return metadata, list(tensors.values())
 
 
-def _parse(file: ModelFile, raw: bytes) -> dict[str, Any]:
+def _batches(file: ModelFile, header: bytes) -> Iterator[bytes]:
+    """The header as JSON objects of some members each, so that memory is bounded by the batch and not by the header."""
+    if not re.match(rb"\{", header):
+        _malformed(file, header, 0, "a JSON object")
+    if re.fullmatch(rb"\{%b\}%b" % (_SPACE, _SPACE), header):
+        return
+    start = at = 1
+    last = b","
+    while last == b",":
+        match = _MEMBER.match(header, at)
+        if not match:
+            _malformed(file, header, at, "a name and a flat object")
+        last, end = match[2], match.end()
+        if last == b"}" or end - start > _BATCH or match[1] == b'"__metadata__"':
+            yield b"{%b}" % header[start : end - 1]
+            start = end
+        at = end
+    if header[at:].strip(b" \t\n\r"):
+        _malformed(file, header, at, "nothing but spaces after the object")
+
+
+def _loads(file: ModelFile, batch: bytes) -> list[tuple[str, Any]]:
     try:
-        document = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        pairs: list[tuple[str, Any]] = json.loads(
+            batch.decode(), object_pairs_hook=list, parse_constant=_refuse_number, parse_int=_size
+        )
+        "".join(name for name, _ in pairs).encode()
     except (ValueError, RecursionError) as error:
-        _refuse(file, f"its JSON is malformed ({error})", "a JSON object", repr(raw[:60]))
-    if not isinstance(document, dict):
-        _refuse(file, "its JSON is not an object", "a JSON object", type(document).__name__)
-    return document
+        rules.JSON.reject(file.name, expected="a JSON object", found=str(error))
+    return pairs
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a name stands twice")
-    return members
+def _size(text: str) -> int:
+    if len(text) > 20 or text[0] == "-":
+        raise ValueError(f"{text[:30]} is no size")
+    return int(text)
 
 
-def _no_constant(text: str) -> NoReturn:
+def _refuse_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-def _tensor(file: ModelFile, name: str, entry: Any, base: int) -> TensorInfo:
-    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
-        _refuse(file, f"tensor {name!r} lacks dtype, shape or data_offsets", "all three", repr(entry)[:100])
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BITS:
-        _refuse(file, f"tensor {name!r} has an unknown dtype", ", ".join(sorted(BITS)), dtype)
-    for what, numbers in (("shape", shape), ("data_offsets", offsets)):
-        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
-            _refuse(file, f"tensor {name!r} has a malformed {what}", "a list of sizes", repr(numbers)[:100])
-    if len(shape) > MAX_RANK:
-        _refuse(file, f"tensor {name!r} has too many dimensions", f"at most {MAX_RANK}", len(shape))
-    bits = BITS[dtype] * prod(shape)
-    if len(offsets) != 2 or (offsets[1] - offsets[0]) * 8 != bits:
-        _refuse(
-            file, f"the bytes of tensor {name!r} do not fit its shape", f"{-(-bits // 8)} bytes", f"offsets {offsets}"
+def _metadata(file: ModelFile, entry: list[tuple[str, Any]], size: int) -> dict[str, str]:
+    if size > MAX_METADATA:
+        rules.METADATA.reject(file.name, expected=f"at most {MAX_METADATA} bytes", found=f"{size} bytes")
+    metadata = dict(entry)
+    if len(metadata) != len(entry):
+        rules.DUPLICATE.reject(file.name, found="a name in __metadata__ twice")
+    if not all(isinstance(value, str) for value in metadata.values()):
+        rules.METADATA.reject(file.name, expected="strings", found=metadata)
+    return metadata
+
+
+def _tensor(file: ModelFile, name: str, entry: list[tuple[str, Any]], base: int) -> TensorInfo:
+    members = dict(entry)
+    if len(members) != len(entry):
+        rules.DUPLICATE.reject(file.name, tensor=name, found="a member twice")
+    dtype, shape, offsets = members.get("dtype"), members.get("shape"), members.get("data_offsets")
+    if not isinstance(dtype, str) or not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+        rules.ENTRY.reject(
+            file.name, tensor=name, expected="a dtype, a shape of sizes, two data_offsets", found=members
         )
+    if dtype not in BITS:
+        rules.DTYPE.reject(file.name, tensor=name, expected=", ".join(sorted(BITS)), found=dtype)
+    if len(shape) > MAX_RANK:
+        rules.RANK.reject(file.name, tensor=name, expected=f"at most {MAX_RANK}", found=len(shape))
+    bits = BITS[dtype] * prod(shape)
+    if (offsets[1] - offsets[0]) * 8 != bits:
+        rules.SIZE.reject(file.name, tensor=name, expected=f"{-(-bits // 8)} bytes", found=f"offsets {offsets}")
     return TensorInfo(name, dtype, tuple(shape), file.name, base + offsets[0], base + offsets[1])
+
+
+def _is_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(number) is int for number in value)
 
 
 def _check_tiling(file: ModelFile, tensors: list[TensorInfo], start: int) -> None:
     for tensor in tensors:
         if tensor.start != start:
-            _refuse(
-                file, f"there is a hole or an overlap before tensor {tensor.name!r}", f"offset {start}", tensor.start
-            )
+            rules.TILING.reject(file.name, tensor=tensor.name, expected=f"offset {start}", found=tensor.start)
         start = tensor.end
     if start != file.size:
-        what = "it is truncated" if file.size < start else "there are bytes behind the last tensor"
-        _refuse(file, what, f"{start} bytes", f"{file.size} bytes")
+        rule = rules.TRUNCATED if file.size < start else rules.TRAILING
+        rule.reject(file.name, expected=f"{start} bytes", found=f"{file.size} bytes")
 
 
-def _refuse(file: ModelFile, what: str, expected: object, found: object) -> NoReturn:
-    raise ModelError(
-        what,
-        subject=file.name,
-        expected=expected,
-        found=found,
-        hint="fetch or export the file again, and compare its size and digest with those of its source",
-    )
+def _misaligned(file: ModelFile, tensors: list[TensorInfo]) -> Iterator[Finding]:
+    """One finding at most: the first tensor of a misaligned file is as good as all."""
+    for tensor in tensors:
+        size = max(BITS[tensor.dtype] // 8, 1)
+        if tensor.start % size:
+            yield rules.ALIGNMENT.finding(
+                file.name, tensor=tensor.name, expected=f"a multiple of {size}", found=tensor.start
+            )
+            return
+
+
+def _malformed(file: ModelFile, header: bytes, at: int, expected: str) -> NoReturn:
+    rules.JSON.reject(file.name, expected=expected, found=f"{header[at : at + 60]!r} at byte {8 + at}")

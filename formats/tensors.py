@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from formats.findings import Finding
 from registry.names import RelativePath
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor: its name, its type in the format's own word (`BF16`, `Q4_1`, `FLOAT`), its shape, and where it lies.
 
@@ -31,10 +32,14 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What the header of one weight file holds. `metadata` is the format's own, of scalars and text."""
+    """What the header of one weight file holds. `metadata` is the format's own, of scalars and text.
+
+    `findings` are those that did not stop the reader.
+    """
 
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, object]
+    findings: tuple[Finding, ...] = ()
 
 
 def count_by_dtype(tensors: Iterable[TensorInfo]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from formats.checkpoint import FORMATS
+from formats.examine import FORMATS
 from formats.pickle import NAMES as PICKLES
 from formats.snapshot import ModelFile, Origin, Snapshot
 from registry.blob import FileBlob, chunks

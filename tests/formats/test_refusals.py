@@ -64,13 +64,13 @@ WRONG_SAFETENSORS = {
     "json-cut": (safetensors_bytes('{"a": ', b""), "JSON is malformed"),
     "json-deep": (safetensors_bytes("[" * 100_000, b""), "JSON is malformed"),
     "json-nan": (safetensors_bytes('{"a": NaN}', b""), "JSON is malformed"),
-    "list": (safetensors_bytes("[]", b""), "not an object"),
-    "name-twice": (safetensors_bytes('{"a": 1, "a": 2}', b""), "stands twice"),
+    "list": (safetensors_bytes("[]", b""), "JSON is malformed"),
+    "name-twice": (safetensors_bytes('{"a": %s, "a": %s}' % ((json.dumps(tensor(0, 0)),) * 2), b""), "stands twice"),
     "hole": (safetensors_bytes({"a": tensor(0, 8), "b": tensor(12, 16)}, bytes(16)), "hole or an overlap"),
     "overlap": (safetensors_bytes({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)), "hole or an overlap"),
     "unknown-dtype": (safetensors_bytes({"a": tensor(0, 8, "F33")}, bytes(8)), "unknown dtype"),
     "shape-too-big": (safetensors_bytes({"a": tensor(0, 8, shape=[3])}, bytes(8)), "do not fit its shape"),
-    "negative-shape": (safetensors_bytes({"a": tensor(0, 8, shape=[-2])}, bytes(8)), "malformed shape"),
+    "negative-shape": (safetensors_bytes({"a": tensor(0, 8, shape=[-2])}, bytes(8)), "is no size"),
     "no-offsets": (safetensors_bytes({"a": {"dtype": "F32", "shape": [2]}}, bytes(8)), "lacks dtype, shape"),
     "absurd-rank": (safetensors_bytes({"a": tensor(0, 4, shape=[1] * 100_000)}, bytes(4)), "too many dimensions"),
     "absurd-size": (safetensors_bytes({"a": tensor(0, 4, shape=[1 << 62] * 20)}, bytes(4)), "do not fit its shape"),
@@ -80,7 +80,7 @@ WRONG_SAFETENSORS = {
 WRONG_GGUF = {
     "truncated-data": (GOOD_GGUF[:-1], "it is truncated"),
     "truncated-header": (GOOD_GGUF[:40], "truncated"),
-    "empty": (b"", "truncated inside its header"),
+    "empty": (b"", "it is truncated"),
     "safetensors-inside": (GOOD, "does not begin as a GGUF file"),
     "version-9": (gguf_bytes({}, {}, b"", version=9), "version is not supported"),
     "absurd-count": (gguf_bytes({}, {}, b"", count=1 << 60), "counts cannot fit"),
@@ -120,8 +120,8 @@ def test_wrong_safetensors(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match=said) as caught:
         check(tiny.write_folder(tmp_path, {"model.safetensors": data}))
     assert "model.safetensors" in str(caught.value)
-    if name == "absurd-rank":
-        return  # the format has no bound on it, and we do: 100,000 dimensions take half a minute to multiply
+    if name in ("absurd-rank", "name-twice"):
+        return  # stricter on purpose; the rules say why
     with pytest.raises(safetensors.SafetensorError):
         safetensors.deserialize(data)  # type: ignore[no-untyped-call]
 
@@ -211,7 +211,7 @@ def test_tensor_in_another_shard_than_the_index_says(tmp_path: Path) -> None:
     index = json.loads(SHARDED["model.safetensors.index.json"])
     index["weight_map"]["a"] = index["weight_map"]["b"]
     files = {**SHARDED, "model.safetensors.index.json": json.dumps(index).encode()}
-    with pytest.raises(ModelError, match="tensor 'a' is not in the file"):
+    with pytest.raises(ModelError, match="tensor 'a': it is not in the file"):
         check(tiny.write_folder(tmp_path, files))
 
 
@@ -227,10 +227,10 @@ def test_onnx_with_and_without_external_data(tmp_path: Path) -> None:
     outside = check(tiny.write_folder(tmp_path / "b", files))
     assert outside.weights == {"onnx/model.onnx", "onnx/data"}
     (tmp_path / "b/onnx/data").write_bytes(bytes(15))
-    with pytest.raises(ModelError, match="onnx/data is truncated"):
+    with pytest.raises(ModelError, match=r"external data is truncated.*\n.*15 bytes of onnx/data"):
         check(tmp_path / "b")
     (tmp_path / "b/onnx/data").unlink()
-    with pytest.raises(ModelError, match="'data' with the data of tensor 'w' is missing"):
+    with pytest.raises(ModelError, match="tensor 'w': the file with its data is missing"):
         check(tmp_path / "b")
 
 
@@ -265,9 +265,9 @@ def test_truncated_onnx(tmp_path: Path, cut: int) -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_gguf_in_both_byte_orders(tmp_path: Path, order: str) -> None:
-    data = gguf_bytes({"general.architecture": "llama"}, {"a": (0, [8, 2], 0)}, bytes(64), order=order)
+    data = gguf_bytes({"general.architecture": "tiny"}, {"a": (0, [8, 2], 0)}, bytes(64), order=order)
     checkpoint = check(tiny.write_folder(tmp_path, {"model.gguf": data}))
-    assert (checkpoint.tensors[0].shape, checkpoint.card.architecture) == ((2, 8), "llama")
+    assert (checkpoint.tensors[0].shape, checkpoint.card.architecture) == ((2, 8), "tiny")
 
 
 def test_gguf_agrees_with_the_gguf_package(gguf_model: Path) -> None:
