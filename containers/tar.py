@@ -23,6 +23,9 @@ BLOCK = 512
 MAX_NAME = 64 << 10
 """Bytes of a long name that are accepted from a foreign tar."""
 
+MAX_MEMBERS = 20_000
+"""Members of a tar far away whose headers are asked for."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -109,11 +112,38 @@ def read_tar(stream: BinaryIO, origin: str) -> Iterator[Entry]:
         if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
             yield Entry(name, info.size, content)
         elif info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE):
-            raise ContentError("PAX headers are not supported in layers", subject=origin, expected="GNU or USTAR tar")
+            raise _pax(origin)
         for _ in content:
             pass
     for _ in iter(lambda: stream.read(CHUNK), b""):
         pass
+
+
+def walk_tar(stream: BinaryIO, origin: str) -> Iterator[tuple[str, int, int]]:
+    """The regular files of a tar whose stream seeks, without their content: name, offset of the first byte, size.
+
+    Reads headers alone. `ContentError` as `read_tar` has it, and for more than `MAX_MEMBERS`.
+    """
+    long_name, position = "", 0
+    for _ in range(MAX_MEMBERS):
+        stream.seek(position)
+        info = _next_header(stream, origin)
+        if info is None:
+            return
+        start, position = position + BLOCK, position + BLOCK + info.size + -info.size % BLOCK
+        if info.type == tarfile.GNUTYPE_LONGNAME:
+            long_name = _long_name(stream, info, origin)
+            continue
+        if info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE):
+            raise _pax(origin)
+        if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            yield long_name or info.name, start, info.size
+        long_name = ""
+    raise ContentError("a tar has too many members", subject=origin, expected=f"at most {MAX_MEMBERS}", found="more")
+
+
+def _pax(origin: str) -> ContentError:
+    return ContentError("PAX headers are not supported in layers", subject=origin, expected="GNU or USTAR tar")
 
 
 def _next_header(stream: BinaryIO, origin: str) -> tarfile.TarInfo | None:

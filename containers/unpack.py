@@ -33,7 +33,7 @@ def unpack(manifest: Manifest, source: Source, target: Path, include: Sequence[s
     `include` are globs over paths in the model; a layer that cannot hold a match is not fetched.
     `ContentError` or `ModelError` for what is damaged, hostile or foreign.
     """
-    layers = [layer for layer in manifest.layers if _is_wanted(layer, manifest, include)]
+    layers = [layer for layer in manifest.layers if is_wanted(layer, manifest, include)]
     target.mkdir(parents=True, exist_ok=True)
     require_free(target, sum(layer.size for layer in layers), "free some space, or take less with --include")
     with tempfile.TemporaryDirectory(dir=target, prefix=".packer-") as scratch:
@@ -62,7 +62,8 @@ def model_manifest(root: Manifest | Index, source: Source) -> Manifest:
     raise ContentError("this index holds no image", subject=root.descriptor.digest)
 
 
-def _is_wanted(layer: Descriptor, manifest: Manifest, include: Sequence[str]) -> bool:
+def is_wanted(layer: Descriptor, manifest: Manifest, include: Sequence[str] = ()) -> bool:
+    """Whether a layer may hold files of the model that match; only layers of ours say so before they are read."""
     if not layer.media_type.startswith((_MODEL, IMAGE_LAYER)):
         return False
     path = layer.annotations.get(FILEPATH, "")
@@ -84,20 +85,13 @@ def _stage(source: Source, layer: Descriptor, scratch: Path, include: Sequence[s
     with closing(source.blob(layer).open()) as stream:
         entries: Iterator[Entry] = iter(())
         if layer.media_type.endswith(".raw"):
-            name = layer.annotations.get(FILEPATH) or layer.annotations.get(TITLE, "")
-            entries = iter([Entry(name, layer.size, chunks(stream))])
+            entries = iter([Entry(raw_name(layer), layer.size, chunks(stream))])
         elif layer.media_type.endswith(".tar"):
             entries = read_tar(stream, layer.digest)
         else:
-            raise ContentError(
-                "layers of this type cannot be unpacked",
-                subject=layer.digest,
-                expected="tar or raw",
-                found=layer.media_type,
-                hint="a copy may have compressed them: skopeo copy --all --preserve-digests keeps them as they were",
-            )
+            raise unreadable(layer)
         for entry in entries:
-            name = _model_name(entry.name, layer)
+            name = model_name(entry.name, layer)
             if name and matches(name, include):
                 path = scratch / os.urandom(8).hex()
                 with path.open("xb") as file:
@@ -105,7 +99,23 @@ def _stage(source: Source, layer: Descriptor, scratch: Path, include: Sequence[s
                 yield name, path
 
 
-def _model_name(name: str, layer: Descriptor) -> str:
+def raw_name(layer: Descriptor) -> str:
+    """The path of the file that a raw layer is."""
+    return layer.annotations.get(FILEPATH) or layer.annotations.get(TITLE, "")
+
+
+def unreadable(layer: Descriptor) -> ContentError:
+    """What is said of a layer of a type that is neither tar nor raw."""
+    return ContentError(
+        "layers of this type cannot be unpacked",
+        subject=layer.digest,
+        expected="tar or raw",
+        found=layer.media_type,
+        hint="a copy may have compressed them: skopeo copy --all --preserve-digests keeps them as they were",
+    )
+
+
+def model_name(name: str, layer: Descriptor) -> str:
     """The path in the model; empty for files of an image that are not below `models/`."""
     path = relative_path(name, layer.digest)
     if layer.media_type.endswith(".raw"):

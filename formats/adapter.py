@@ -7,8 +7,9 @@ https://huggingface.co/docs/peft/developer_guides/checkpoint; Hu et al., LoRA (a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from formats.findings import Finding
@@ -19,25 +20,31 @@ from formats.text import short_text
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
+MAX_FINDINGS = 100
+"""Findings about one adapter."""
+
+_MAX_PARTS = 32
+"""Parts of a module's name, from its end, that a config may give."""
+
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.(lora_(?:embedding_)?)([AB])(?:\.\w+)?(?:\.weight)?")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What adapter_config.json says; `targets` are ends of module names, or one regular expression."""
+    """What adapter_config.json says.
+
+    `targets` are ends of module names, or one regular expression, which is not tried: it can take hours to match.
+    `ranks` maps ends of module names to their place in the config and their rank.
+    """
 
     base: str
     rank: int
-    targets: tuple[str, ...] | str
-    ranks: Mapping[str, int]
+    targets: frozenset[str] | str
+    ranks: Mapping[str, tuple[int, int]]
 
     def rank_of(self, module: str) -> int:
         """The rank of one module: rank_pattern's first match on the module's end, or r."""
-        return next((rank for end, rank in self.ranks.items() if _ends(module, end)), self.rank)
-
-    def is_target(self, module: str) -> bool:
-        """Whether the config names the module; a pattern is not tried, because it can take hours to match."""
-        return isinstance(self.targets, str) or any(_ends(module, target) for target in self.targets)
+        return min((self.ranks[end] for end in _ends(module, self.ranks)), default=(0, self.rank))[1]
 
 
 def parse_adapter(config: Mapping[str, Any]) -> Adapter:
@@ -46,16 +53,21 @@ def parse_adapter(config: Mapping[str, Any]) -> Adapter:
     if type(rank) is not int or rank <= 0:
         rules.ADAPTER_CONFIG.reject(CONFIG, expected="r, a positive number", found=rank)
     if isinstance(targets, list) and all(isinstance(target, str) for target in targets):
-        targets = tuple(targets)
-    if not targets or not isinstance(targets, (tuple, str)):
+        targets = frozenset(targets)
+    if not targets or not isinstance(targets, (frozenset, str)):
         rules.ADAPTER_CONFIG.reject(CONFIG, expected="target_modules, a list of names or a pattern", found=targets)
     if not isinstance(ranks, dict) or not all(type(value) is int for value in ranks.values()):
         rules.ADAPTER_CONFIG.reject(CONFIG, expected="rank_pattern, a map to numbers", found=ranks)
-    return Adapter(short_text(config.get("base_model_name_or_path")), rank, targets, ranks)
+    places = {end: (place, value) for place, (end, value) in enumerate(ranks.items())}
+    return Adapter(short_text(config.get("base_model_name_or_path")), rank, targets, places)
 
 
 def check_adapter(adapter: Adapter, tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     """Whether the tensors, by name, are pairs of the rank that the config gives, for the modules that it names."""
+    yield from islice(_check(adapter, tensors), MAX_FINDINGS)
+
+
+def _check(adapter: Adapter, tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     if not adapter.base:
         yield rules.ADAPTER_BASE.finding(CONFIG, expected="base_model_name_or_path", found="nothing")
     modules: dict[str, dict[str, TensorInfo]] = {}
@@ -85,13 +97,21 @@ def _check_targets(adapter: Adapter, modules: list[str]) -> Iterator[Finding]:
         if not modules:
             yield rules.ADAPTER_TARGETS.finding(WEIGHTS, expected=adapter.targets, found="no lora_A or lora_B")
         return
-    for target in adapter.targets:
-        if not any(_ends(module, target) for module in modules):
-            yield rules.ADAPTER_TARGETS.finding(WEIGHTS, expected=f"weights for {target}", found="none")
-    stray = next((module for module in modules if not adapter.is_target(module)), None)
+    named = {module: set(_ends(module, adapter.targets)) for module in modules}
+    for target in sorted(adapter.targets.difference(*named.values())):
+        yield rules.ADAPTER_TARGETS.finding(WEIGHTS, expected=f"weights for {target}", found="none")
+    stray = next((module for module, targets in named.items() if not targets), None)
     if stray:
-        yield rules.ADAPTER_TARGETS.finding(WEIGHTS, expected=", ".join(adapter.targets), found=stray)
+        expected = ", ".join(sorted(adapter.targets))
+        yield rules.ADAPTER_TARGETS.finding(WEIGHTS, expected=expected, found=stray)
 
 
-def _ends(module: str, end: str) -> bool:
-    return module == end or module.endswith(f".{end}")
+def _ends(module: str, known: Container[str]) -> Iterator[str]:
+    """The ends of a module's name, whole parts of it, that are known."""
+    place = len(module)
+    for _ in range(_MAX_PARTS):
+        place = module.rfind(".", 0, place)
+        if module[place + 1 :] in known:
+            yield module[place + 1 :]
+        if place < 0:
+            return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import InitVar, dataclass, field
 
 from formats.card import Card
@@ -42,3 +43,9 @@ class Checkpoint:
             ("findings", report.findings),
         ):
             object.__setattr__(self, name, value)
+
+    def noted(self, findings: Iterable[Finding]) -> Checkpoint:
+        """The same checkpoint with more findings, which do not refuse it."""
+        noted = copy(self)
+        object.__setattr__(noted, "findings", (*self.findings, *findings))
+        return noted

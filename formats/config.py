@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from formats.findings import Finding
@@ -15,6 +16,8 @@ from formats.rules import model as rules
 from formats.tensors import TensorInfo
 
 CONFIG = "config.json"
+MAX_FINDINGS = 100
+"""Findings about one config."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ _SCALES = {
 
 def check_config(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     """Whether the tensors, by name, are those of the config; for an unknown architecture only quantization is asked."""
+    yield from islice(_check(config, tensors), MAX_FINDINGS)
+
+
+def _check(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     names = _ARCHITECTURES.get(str(config.get("model_type")))
     if names:
         yield from _check_layers(config, tensors, names)

@@ -32,6 +32,15 @@ class Cursor:
         self._at += count
         return data
 
+    def window(self, count: int) -> tuple[bytes, int]:
+        """The bytes at hand, of which the next one is at the place that comes with them, and `count` at least follow."""
+        self._need(count)
+        return self._window, self._at
+
+    def back(self, position: int) -> None:
+        """Return to an offset."""
+        self._jump(position)
+
     def skip(self, count: int) -> None:
         """Pass over `count` bytes."""
         self._jump(self.position + count)
@@ -46,21 +55,26 @@ class Cursor:
         """The next integer."""
         return int(self.scalar(code))
 
-    def skip_texts(self, count: int) -> None:
-        """Pass over `count` texts, each a length of eight bytes and its bytes. This is where a vocabulary goes by."""
+    def skip_texts(self, count: int, limit: int) -> int:
+        """Pass over `count` texts, each a length of eight bytes and its bytes; how many are left after `limit` bytes.
+
+        This is where a vocabulary goes by.
+        """
         unpack = struct.Struct(self.order + "Q").unpack_from
-        while count:
+        end = self.position + limit
+        while count and self.position < end:
             self._need(8)
             window, at, last = self._window, self._at, len(self._window) - 8
             while count and at <= last:
                 at += 8 + unpack(window, at)[0]
                 count -= 1
             self._jump(self._base + at)
+        return count
 
     def _jump(self, position: int) -> None:
         if position > self._file.size:
             self._end(position)
-        if position <= self._base + len(self._window):
+        if self._base <= position <= self._base + len(self._window):
             self._at = position - self._base
         else:
             self._stream.seek(position)

@@ -49,6 +49,11 @@ class Report:
         return tuple(tensor for weights in self.read.values() for tensor in weights.tensors)
 
 
+def graphs_of(read: Mapping[ModelFile, WeightFile]) -> dict[str, Mapping[str, Any]]:
+    """The metadata of each ONNX file: `ir_version`, `opsets`, `inputs`, `outputs` and more."""
+    return {file.name: weights.metadata for file, weights in read.items() if FORMATS[file.suffix] == "onnx"}
+
+
 def examine(snapshot: Snapshot, *, allow_code: bool = False) -> Report:
     """Read the headers of all weight files, look into every other file, and ask every rule.
 
@@ -60,8 +65,8 @@ def examine(snapshot: Snapshot, *, allow_code: bool = False) -> Report:
     config, broken_config = _document(snapshot, CONFIG, rules.CONFIG_JSON)
     lora, broken_lora = _adapter(snapshot)
     findings = (
-        *([] if results else [_no_weights(snapshot)]),
         *_pickles(snapshot, read),
+        *([] if results else [_no_weights(snapshot)]),
         *(finding for result in results.values() for finding in result.findings),
         *_guarded(check_shards(read, snapshot)),
         *check_parts(read),

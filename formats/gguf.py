@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from typing import NoReturn
 
@@ -20,11 +21,17 @@ from formats.tensors import TensorInfo, WeightFile
 
 MAGIC = b"GGUF"
 MAX_DIMENSIONS = 4
-MAX_TENSORS, MAX_PAIRS = 100_000, 1 << 16
+MAX_TENSORS = MAX_PAIRS = 1 << 16
 MAX_KEY = (1 << 16) - 1
 MAX_NAME = 63
+MAX_FINDINGS = 100
+LARGEST = (1 << 63) - 1
+"""Bytes that a tensor's sizes may come to, sizes of zero left out: programs compute with 64 bits and a sign."""
+
 MAX_TEXT, MAX_KEPT = 1 << 20, 16 << 20
-"""Bytes of one text value, and of all that are kept."""
+"""Bytes of one text value, and of all keys and values that are kept, 64 for each besides its text."""
+MAX_WALKED = 32 << 20
+"""Bytes of all arrays that are walked and not kept; a vocabulary of 250,000 takes a third of it."""
 MAX_NESTING = 3
 MAX_KEPT_ARRAY = 64
 """Arrays with more elements (vocabularies) are walked but not kept."""
@@ -35,6 +42,7 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 
 _MIN_TENSOR = 8 + 4 + 4 + 8
 _MIN_PAIR = 8 + 4 + 1
+_VALUE = 64
 
 # fmt: off
 TYPES = {
@@ -84,7 +92,7 @@ def read(file: ModelFile) -> WeightFile:
     """The metadata and tensors of a GGUF file, checked against the size of the file; `RejectedError` otherwise."""
     header = read_header(file)
     metadata = {"version": header.version, **{key: pair.value for key, pair in header.pairs.items()}}
-    return WeightFile(header.tensors, metadata, tuple(check_content(file, header)))
+    return WeightFile(header.tensors, metadata, tuple(islice(check_content(file, header), MAX_FINDINGS)))
 
 
 def read_header(file: ModelFile) -> Header:
@@ -95,7 +103,8 @@ def read_header(file: ModelFile) -> Header:
 
 class _Reader:
     def __init__(self, file: ModelFile, cursor: Cursor) -> None:
-        self._file, self._cursor, self._kept = file, cursor, 0
+        self._file, self._cursor = file, cursor
+        self._kept, self._walked = 0, 0
 
     def read(self) -> Header:
         version = self._version()
@@ -112,6 +121,7 @@ class _Reader:
         pairs: dict[str, Pair] = {}
         for _ in range(pair_count):
             key = self._text(rules.KEY, MAX_KEY)
+            self._keep(key, len(key), rules.KEY)
             if key in pairs:
                 self._reject(rules.KEY, "each key once", f"{key!r} twice")
             pairs[key] = self._pair(key)
@@ -156,21 +166,31 @@ class _Reader:
         if count * width > self._file.size - self._cursor.position:
             self._reject(rules.VALUE, "an array that fits the file", f"{key!r} of {count} elements")
         if count <= MAX_KEPT_ARRAY:
+            self._keep(key, _VALUE * count, rules.VALUE)
             return [self._value(kind, key, depth + 1) for _ in range(count)]
-        if kind in SCALARS:
-            self._cursor.skip(count * width)
-        elif kind == STRING:
-            self._cursor.skip_texts(count)
-        else:
+        if kind not in SCALARS and kind != STRING:
             self._reject(rules.VALUE, f"at most {MAX_KEPT_ARRAY} arrays in an array", f"{key!r} of {count}")
+        start, left = self._cursor.position, 0
+        if kind == STRING:
+            left = self._cursor.skip_texts(count, MAX_WALKED - self._walked)
+        else:
+            self._cursor.skip(count * width)
+        self._walked += self._cursor.position - start
+        if left or self._walked > MAX_WALKED:
+            self._reject(rules.VALUE, f"at most {MAX_WALKED} bytes of arrays", f"{key!r} of {count} elements")
         return f"{count} values"
 
     def _value_text(self, key: str) -> str:
         length = self._cursor.number("Q")
-        self._kept += length
-        if length > MAX_TEXT or self._kept > MAX_KEPT:
-            self._reject(rules.TEXT, f"at most {MAX_TEXT} bytes, {MAX_KEPT} in all", f"{key!r} of {length} bytes")
+        if length > MAX_TEXT:
+            self._reject(rules.TEXT, f"at most {MAX_TEXT} bytes", f"{key!r} of {length} bytes")
+        self._keep(key, length, rules.TEXT)
         return self._cursor.take(length).decode(errors="replace")
+
+    def _keep(self, key: str, size: int, rule: Rule) -> None:
+        self._kept += _VALUE + size
+        if self._kept > MAX_KEPT:
+            self._reject(rule, f"at most {MAX_KEPT} bytes of keys and values", f"more, from {key[:80]!r} on")
 
     def _text(self, rule: Rule, limit: int) -> str:
         length = self._cursor.number("Q")
@@ -222,9 +242,11 @@ class _Reader:
         if kind not in TYPES:
             self._reject(rules.TYPE, "a ggml type", kind, name)
         dtype, block, block_bytes = TYPES[kind]
-        if offset % alignment or (shape and shape[-1] % block):
+        if offset % alignment or (shape[-1] if shape else 1) % block:
             self._reject(rules.BLOCK, f"offset % {alignment} == 0, rows of {block}", (offset, shape), name)
         end = base + offset + prod(shape) // block * block_bytes
+        if prod(filter(None, shape)) * block_bytes > LARGEST:
+            self._reject(rules.SIZE, f"at most {LARGEST} bytes", list(shape), name)
         if end > self._file.size:
             self._reject(rules.TRUNCATED, f"{end} bytes", f"{self._file.size} bytes", name)
         return TensorInfo(name, dtype, shape, self._file.name, base + offset, end)

@@ -26,7 +26,9 @@ MAX_READ = 16 << 20
 MAX_IMPORTS = 1000
 """Different imports kept of one file."""
 
-_CHUNK = 64 << 10
+_FIRST, _CHUNK = 4 << 10, 64 << 10
+"""Bytes read at once, at first and later."""
+
 _LONGEST = 64 << 10
 """Bytes of the longest argument that is read and not skipped; of a line, in any case."""
 
@@ -65,6 +67,11 @@ class Budget:
     opcodes: int = MAX_OPCODES
     size: int = MAX_READ
 
+    @property
+    def spent(self) -> bool:
+        """Whether nothing more can be read."""
+        return self.opcodes <= 0 or self.size <= 0
+
 
 class Source:
     """A stream read once from front to back, within a budget; `SpentError` where it is spent."""
@@ -72,10 +79,15 @@ class Source:
     def __init__(self, stream: BinaryIO, budget: Budget) -> None:
         self._stream, self.budget = stream, budget
         self._data, self._position = b"", 0
+        self._piece, self._left = _FIRST, MAX_READ
+
+    def limit(self, size: int) -> None:
+        """Let at most `size` more bytes be read, whatever the budget holds."""
+        self._left = min(self._left, size)
 
     def peek(self, size: int) -> bytes:
         """The next bytes, at most `size`, fewer only at the end; they stay to be read."""
-        while len(self._data) - self._position < size and self._fill():
+        while (missing := size - len(self._data) + self._position) > 0 and self._fill(missing):
             pass
         return self._data[self._position : self._position + size]
 
@@ -109,12 +121,14 @@ class Source:
         for start in range(ready, size, _CHUNK):
             self.read(min(_CHUNK, size - start))
 
-    def _fill(self) -> bool:
-        if self.budget.size <= 0:
+    def _fill(self, missing: int = 0) -> bool:
+        allowed = min(self._left, self.budget.size)
+        if allowed <= 0:
             raise SpentError
-        piece = self._stream.read(min(_CHUNK, self.budget.size))
+        piece = self._stream.read(min(max(self._piece, missing), allowed))
+        self._left -= len(piece)
         self.budget.size -= len(piece)
-        self._data, self._position = self._data[self._position :] + piece, 0
+        self._data, self._position, self._piece = self._data[self._position :] + piece, 0, _CHUNK
         return bool(piece)
 
 

@@ -41,6 +41,7 @@ _ENOUGH = 100
 _MAX_PICKLES = 16
 _MAX_DOTS = 8
 _LZ4 = b"\x04\x22\x4d\x18"
+_SPENT = "it holds more than is looked at"
 _EXPECTED = "weights as safetensors, GGUF or ONNX"
 
 
@@ -109,6 +110,8 @@ def _look(file: ModelFile) -> _Inside | None:
             return _recognise(stream, Budget())
         except PackedError as error:
             return _Inside(rules.UNREADABLE, note=str(error))
+        except SpentError:
+            return _Inside(rules.UNREADABLE, note=_SPENT)
 
 
 def _recognise(stream: BinaryIO, budget: Budget, depth: int = 0) -> _Inside | None:
@@ -149,8 +152,14 @@ def _is_torchscript(names: Iterable[str]) -> bool:
 
 
 def _members(members: Iterator[Member], budget: Budget) -> Iterator[_Inside]:
+    """What is in the members, as far as the budget of the file reaches."""
     for member in members:
-        if inside := _recognise(member.stream, budget, depth=1):
+        try:
+            inside = _recognise(member.stream, budget, depth=1)
+        except SpentError:
+            yield _Inside(rules.UNREADABLE, where=member.name, note=_SPENT)
+            return
+        if inside:
             yield replace(inside, where=member.name)
 
 
@@ -183,7 +192,7 @@ def _numpy(source: Source) -> _Inside | None:
 
     head = source.peek(12)
     lengths, wide = (head[8:10], 10) if head[6:7] == b"\x01" else (head[8:12], 12)
-    header = io.BytesIO(source.peek(wide + int.from_bytes(lengths, "little"))[:_LOOK])
+    header = io.BytesIO(source.peek(min(wide + int.from_bytes(lengths, "little"), _LOOK)))
     try:
         read = npy.read_array_header_1_0 if npy.read_magic(header) == (1, 0) else npy.read_array_header_2_0
         objects = read(header)[2].hasobject
@@ -197,18 +206,25 @@ def _numpy(source: Source) -> _Inside | None:
 
 
 def _pickles(source: Source) -> _Inside | None:
-    """The pickles one after the other at the front of a stream."""
+    """The pickles one after the other at the front of a stream.
+
+    What comes before the first that is meant counts too: without its PROTO, the number at the front of an old PyTorch
+    file could be the end of a text.
+    """
     if source.peek(1) != b"\x80":
-        source.budget = replace(source.budget, size=min(source.budget.size, _LOOK))
-    first = read_program(source)
-    if not _is_pickle(first, source):
-        return None
-    programs = [first]
-    while programs[-1].end is End.STOPPED and len(programs) < _MAX_PICKLES:
-        following = read_program(source)
-        if not following.calls and not (following.framed and (following.imports or following.end is End.STOPPED)):
+        source.limit(_LOOK)
+    programs: list[Program] = []
+    meant = False
+    while len(programs) < _MAX_PICKLES and (not programs or programs[-1].end is End.STOPPED):
+        program = read_program(source)
+        if meant and not program.calls and not (program.framed and (program.imports or program.end is End.STOPPED)):
             break
-        programs.append(following)
+        programs.append(program)
+        meant = meant or _is_pickle(program, source)
+    if not meant and source.budget.spent:
+        raise SpentError
+    if not meant:
+        return None
     imports = tuple(dict.fromkeys(pair for program in programs for pair in program.imports))
     if programs[-1].end is End.STOPPED and len(programs) < _MAX_PICKLES:
         return _Inside(rules.BY_CONTENT, imports)

@@ -12,9 +12,9 @@ from registry.errors import ModelError
 from registry.names import RelativePath, relative_path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelFile:
-    """One file of a model: its path in the model, its size in bytes and its content."""
+    """One file of a model: its path in the model, its size in bytes and its content. It equals only itself."""
 
     name: RelativePath
     size: int

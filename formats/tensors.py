@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from formats.findings import Finding
+from formats.snapshot import ModelFile
 from registry.names import RelativePath
 
 
@@ -40,6 +41,14 @@ class WeightFile:
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, object]
     findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """The files that a model's weights are in after a split or a merge, and the names of those that they stand for."""
+
+    files: tuple[ModelFile, ...]
+    replaced: frozenset[str]
 
 
 def count_by_dtype(tensors: Iterable[TensorInfo]) -> dict[str, int]:

@@ -150,7 +150,7 @@ def zip_directory(stream: BinaryIO) -> Directory:
         raise PackedError(str(error)) from error
     infos = archive.infolist()
     names = frozenset(info.filename for info in infos)
-    asked = [info for info in infos if not info.is_dir() and not _is_storage(info.filename, names)]
+    asked = [info for info in infos if not info.filename.endswith("/") and not _is_storage(info.filename, names)]
     if len(asked) > MAX_MEMBERS:
         raise PackedError(f"{len(asked)} members")
     return Directory(names, _zip_members(archive, asked))

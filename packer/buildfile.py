@@ -6,6 +6,8 @@ Every key has a flag of the same name on `packer build`.
 from __future__ import annotations
 
 import difflib
+import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,46 @@ MAX_SIZE = 1 << 20
 
 _MESSAGES = {"tuple_type": "this must be a list, such as [a, b]", "missing": "this key is needed"}
 
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "KI": 1 << 10,
+    "MI": 1 << 20,
+    "GI": 1 << 30,
+    "TI": 1 << 40,
+}
+
+
+def parse_size(text: str) -> int:
+    """The bytes that `4GiB` (4 x 2**30), `5GB` (5 x 10**9) or `1048576` mean; `UsageError` for anything else."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([KMGT]?I?)B?", str(text).upper())
+    size = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
+    if not size:
+        raise UsageError(
+            "this is no size", expected="a number of bytes, or such as 4GiB or 500MB", found=str(text)[:100]
+        )
+    return size
+
+
+class Pickles(StrEnum):
+    """What is done about pickles: they are refused, or their tensors become safetensors first."""
+
+    REJECT = "reject"
+    CONVERT = "convert"
+
+
+class RemoteCode(StrEnum):
+    """What is done about code that comes with a model: it is refused, or told and let through."""
+
+    REJECT = "reject"
+    ALLOW = "allow"
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
 PlatformName = Annotated[Platform, BeforeValidator(lambda value: Platform.parse(str(value)))]
 
 
@@ -39,11 +81,26 @@ class Publish(_Strict):
     plain_http: bool = False
 
 
+class Validate(_Strict):
+    """What a model may be."""
+
+    pickle: Pickles = Pickles.REJECT
+    remote_code: RemoteCode = RemoteCode.REJECT
+
+
+class Shard(_Strict):
+    """How large a weight file may be, in bytes; None leaves them as they are."""
+
+    max_size: Size | None = None
+
+
 class BuildFile(_Strict):
     """A whole build."""
 
     source: str
     include: tuple[str, ...] = ()
+    validation: Validate = Field(default=Validate(), alias="validate")
+    shard: Shard = Shard()
     publish: Publish = Publish()
 
 
@@ -91,12 +148,13 @@ def _explain(path: Path, error: ValidationError) -> UsageError:
         found = first.get("input")
         message = _MESSAGES.get(first["type"], first["msg"])
         return UsageError(f"{place}: {message}", subject=str(path), found=repr(found)[:100])
-    known = _known_keys(BuildFile if len(first["loc"]) == 1 else Publish)
+    section = SECTIONS.get(str(first["loc"][0])) if len(first["loc"]) > 1 else None
+    known = known_keys(section or BuildFile)
     key = str(first["loc"][-1])
-    if len(first["loc"]) == 1 and key in Publish.model_fields:
-        return UsageError(
-            f"the key {key!r} is not known here", subject=str(path), hint=f"put it under publish: {key}: ..."
-        )
+    home = next((name for name, model in SECTIONS.items() if key in model.model_fields), "")
+    if home and not section:
+        hint = f"put it under {home}: {key}: ..."
+        return UsageError(f"the key {key!r} is not known here", subject=str(path), hint=hint)
     nearest = difflib.get_close_matches(key, known, 1, 0.4)
     return UsageError(
         f"the key {place!r} is not known",
@@ -106,11 +164,20 @@ def _explain(path: Path, error: ValidationError) -> UsageError:
     )
 
 
-def _known_keys(model: type[BaseModel]) -> list[str]:
-    return list(model.model_fields)
+SECTIONS: dict[str, type[BaseModel]] = {"validate": Validate, "shard": Shard, "publish": Publish}
+"""The keys whose values are maps, and what these hold."""
 
 
-def override(build: BuildFile, source: dict[str, Any], publish: dict[str, Any]) -> BuildFile:
-    """The build with the values that flags gave in place of its own."""
-    merged = build.publish.model_copy(update=publish)
-    return build.model_copy(update={**source, "publish": merged})
+def known_keys(model: type[BaseModel]) -> list[str]:
+    """The keys of a section as they are written in the file."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def override(build: BuildFile, values: dict[str, Any]) -> BuildFile:
+    """The build with the values that flags gave, by key, in place of its own; no key is in two sections."""
+    merged: dict[str, Any] = {key: value for key, value in values.items() if key in BuildFile.model_fields}
+    for name in ("validation", "shard", "publish"):
+        section: BaseModel = getattr(build, name)
+        keys = type(section).model_fields.keys() & values.keys()
+        merged[name] = section.model_copy(update={key: values[key] for key in keys})
+    return build.model_copy(update=merged)

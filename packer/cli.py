@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from packer.watch import Listener
 
 MODELPACK = ("shared", "raw", "none")
+PICKLES = ("reject", "convert")
+REMOTE_CODE = ("reject", "allow")
 DEFECT, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
 
 plain_http = click.option("--plain-http", is_flag=True, help="Speak HTTP to registries beyond this machine.")
@@ -63,6 +65,7 @@ def cli() -> None:
     \b
     packer build ./SmolLM2 --to registry.example.com/models/smollm2:v1
     packer build hf://ORG/NAME@main --to oci:./out
+    packer validate ./SmolLM2 hf://ORG/NAME registry.example.com/models/smollm2:v1
     packer inspect registry.example.com/models/smollm2:v1
 
     Exit codes: 0 done; 2 bad usage or build file; 3 the model is not acceptable; 5 a registry or source
@@ -81,6 +84,18 @@ def cli() -> None:
 @click.option(
     "--include", multiple=True, metavar="GLOB", help="Take only files whose path matches; * reaches over /. Repeatable."
 )
+@click.option(
+    "--pickle",
+    type=click.Choice(PICKLES),
+    help="Pickles are refused (reject, the default), or their tensors become safetensors (convert; needs the extra "
+    "packer[convert]).",
+)
+@click.option(
+    "--remote-code",
+    type=click.Choice(REMOTE_CODE),
+    help="Code that comes with the model is refused (reject, the default), or told and let through (allow).",
+)
+@click.option("--max-size", metavar="SIZE", help="Regroup the weights in files of at most SIZE, such as 4GiB.")
 @click.option(
     "--base",
     metavar="BASE",
@@ -116,7 +131,7 @@ def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
     """
     from packer.plan import resolve
 
-    plan = resolve(_build_file(model, flags), until)
+    plan = resolve(_build_file(model, flags), until, _work())
     with _listener(as_json=as_json) as listener:
         result = _run(plan, until, listener)
     if as_json:
@@ -127,18 +142,89 @@ def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
 
 
 @cli.command()
-@click.argument("what", metavar="REF_OR_PATH")
+@click.argument("paths", metavar="PATH_OR_REF...", nargs=-1, required=True)
+@click.option("--deep", is_flag=True, help="Read every value: NaN, Inf, zeros, scales, and statistics of each tensor.")
+@click.option(
+    "--remote-code",
+    type=click.Choice(REMOTE_CODE),
+    default=REMOTE_CODE[0],
+    help="allow: code only warns. Default: reject.",
+)
 @plain_http
 @as_json
-def inspect(what: str, *, plain_http: bool, as_json: bool) -> None:
-    """Show what a folder, a file, a layout or a reference holds.
+def validate(paths: tuple[str, ...], *, deep: bool, remote_code: str, plain_http: bool, as_json: bool) -> int:
+    """Prove that models are what they claim to be.
+
+    Each is a folder, a file, an OCI layout, hf://ORG/NAME[@REVISION] or a reference; of what is far away only headers
+    are read. Each is judged by itself. Exits with 0 if all are good, else with 3; with 5 or 2 if one could not be had.
+    """
+    from packer.judge import Judgement, judge
+
+    judgements = []
+    for path in paths:
+        try:
+            judgement = judge(path, deep=deep, allow_code=remote_code == "allow", plain_http=plain_http)
+        except (PackerError, OSError, MemoryError) as error:
+            if not isinstance(expected := _expected(error), PackerError):
+                raise
+            judgement = Judgement.failed(path, expected)
+        click.echo(json.dumps(judgement.to_json()) if as_json else judgement.render())
+        judgements.append(judgement)
+    return max((judgement.exit_code for judgement in judgements), key=_EXIT_ORDER.index)
+
+
+_EXIT_ORDER = (0, 6, 2, 5, 3)
+"""What counts most of several: a model that is wrong, then one that could not be had."""
+
+
+@cli.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--max-size", metavar="SIZE", required=True, help="Bytes a file may have, such as 4GiB or 500MB.")
+@click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match; may be repeated.")
+@as_json
+def shard(source: str, target: Path, *, max_size: str, include: tuple[str, ...], as_json: bool) -> None:
+    """Write the model SRC to the folder DST with its weights in files of at most SIZE.
+
+    No tensor is split: one that is larger gets a file of its own. Run it again after a kill and it goes on.
+    """
+    from packer.buildfile import parse_size
+    from packer.reshard import shard_to
+
+    size = parse_size(max_size)
+    with _listener(as_json=as_json) as listener:
+        written = shard_to(source, target, size, include, listener)
+    _tell_written(written, as_json=as_json)
+
+
+@cli.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match; may be repeated.")
+@as_json
+def merge(source: str, target: Path, *, include: tuple[str, ...], as_json: bool) -> None:
+    """Write the model SRC to the folder DST with its weights in one file. Undoes shard."""
+    from packer.reshard import merge_to
+
+    with _listener(as_json=as_json) as listener:
+        written = merge_to(source, target, include, listener)
+    _tell_written(written, as_json=as_json)
+
+
+@cli.command()
+@click.argument("what", metavar="REF_OR_PATH")
+@click.option("--tensors", is_flag=True, help="List every tensor; of a reference or hf:// only headers are downloaded.")
+@plain_http
+@as_json
+def inspect(what: str, *, tensors: bool, plain_http: bool, as_json: bool) -> None:
+    """Show what a folder, a file, a layout, a reference or hf://ORG/NAME holds.
 
     Of a reference only manifests and configs are downloaded.
     """
     from packer.inspect import inspect as report_on
     from packer.inspect import render
 
-    report = report_on(what, plain_http=plain_http)
+    report = report_on(what, tensors=tensors, plain_http=plain_http)
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else render(report))
 
 
@@ -166,23 +252,36 @@ def pull(reference: str, folder: Path, *, include: tuple[str, ...], plain_http: 
         click.echo("\n".join(map(str, written)))
 
 
+def _tell_written(written: Sequence[Path], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"event": "written", "files": [str(path) for path in written]}))
+    else:
+        click.echo("\n".join(map(str, written)))
+
+
+def _work() -> Path:
+    """The folder for what outlasts a build."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("PACKER_CACHE") or Path(cache) / "packer")
+
+
 def _build_file(model: str, flags: dict[str, Any]) -> BuildFile:
-    from packer.buildfile import BuildFile, override, read_build_file
+    from containers.modelpack import ModelPack
+    from packer.buildfile import BuildFile, Pickles, RemoteCode, override, parse_size, read_build_file
     from registry.descriptor import Platform
 
     is_file = model.endswith((".yaml", ".yml")) and Path(model).is_file()
     file = read_build_file(Path(model)) if is_file else BuildFile(source=model)
-    values = {key: value for key, value in flags.items() if value}
-    if "platforms" in values:
-        values["platforms"] = tuple(map(Platform.parse, values["platforms"]))
-    if "busybox" in values:
-        values["busybox"] = dict(map(_binary, values["busybox"]))
-    if "modelpack" in values:
-        from containers.modelpack import ModelPack
-
-        values["modelpack"] = ModelPack(values["modelpack"])
-    source = {"include": values.pop("include")} if "include" in values else {}
-    return override(file, source, values)
+    convert: dict[str, Callable[[Any], Any]] = {
+        "platforms": lambda names: tuple(map(Platform.parse, names)),
+        "busybox": lambda pairs: dict(map(_binary, pairs)),
+        "modelpack": ModelPack,
+        "pickle": Pickles,
+        "remote_code": RemoteCode,
+        "max_size": parse_size,
+    }
+    values = {key: convert.get(key, lambda value: value)(value) for key, value in flags.items() if value}
+    return override(file, values)
 
 
 def _binary(text: str) -> tuple[Any, Path]:

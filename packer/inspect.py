@@ -3,55 +3,87 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from containers.artifact import CARD
 from containers.layers import FILEPATH
 from containers.modelpack import ARTIFACT
 from formats.checkpoint import Checkpoint
+from formats.examine import graphs_of
+from formats.snapshot import ModelFile, Snapshot
+from formats.tensors import TensorInfo
 from formats.text import printable
+from packer.look import artifact, look
 from packer.progress import human
 from packer.publish import MODELPACK_SUFFIX
-from packer.sources import parse_source
-from registry.blob import read_all
-from registry.errors import NotFoundError, UsageError
+from registry.blob import file_of, read_all
+from registry.errors import NotFoundError
 from registry.manifest import MAX_MANIFEST, Index, Manifest, parse_json_object
-from registry.reference import LayoutReference, Reference, parse_reference
+from registry.reference import LayoutReference, Reference
 from registry.store import Source, open_store
 
 
-def inspect(text: str, *, plain_http: bool = False) -> dict[str, Any]:
-    """What `text` names, as JSON values: a folder or file that is there, else a reference.
+def inspect(text: str, *, tensors: bool = False, plain_http: bool = False) -> dict[str, Any]:
+    """What `text` names, as JSON values: a folder or file that is there, a repository of the Hub, else a reference.
 
-    Of a reference only manifests and configs are read; of files, headers and what else `Checkpoint` looks at.
+    Of a reference only manifests and configs are read, and headers for its `tensors`; of files, headers and what else
+    `Checkpoint` looks at; of a repository, headers.
     """
-    if (Path(text) / "oci-layout").exists():
-        text = f"oci:{text}"
-    elif Path(text).exists():
-        return _model(text)
-    elif text.startswith(("/", ".", "~")):
-        raise UsageError("there is no such file or folder", subject=text, hint="check the path")
-    reference = parse_reference(text)
+    reference = artifact(text)
+    if not reference:
+        return _model(text, tensors=tensors)
+    report = _reference(reference, plain_http=plain_http)
+    return {**report, **_tensors(look(text, plain_http=plain_http))} if tensors else report
+
+
+def _reference(reference: Reference | LayoutReference, *, plain_http: bool) -> dict[str, Any]:
     source = open_store(reference, plain_http=plain_http)
     root = source.resolve(reference.name)
     roots = {str(reference): root, **_sibling(source, reference, root)}
     return {"reference": str(reference), "digest": root.descriptor.digest, **_artifact(roots, source)}
 
 
-def _model(text: str) -> dict[str, Any]:
-    checkpoint = Checkpoint(parse_source(text).fetch())
-    files = [
-        {"path": file.name, "bytes": file.size, "digest": file.blob.descriptor.digest}
-        for file in checkpoint.snapshot.files
-    ]
+def _model(text: str, *, tensors: bool) -> dict[str, Any]:
+    checkpoint = Checkpoint(look(text), allow_code=True)
+    files = [_file(file) for file in checkpoint.snapshot.files]
+    listed = {"tensors": [_tensor(tensor) for tensor in checkpoint.tensors]} if tensors else {}
     return {
         "path": text,
+        "revision": checkpoint.snapshot.origin.revision or None,
         "model": checkpoint.card.to_json(),
-        "tensors": len(checkpoint.tensors),
+        "tensor_count": len(checkpoint.tensors),
+        "graphs": graphs_of(checkpoint.read),
         "files": files,
         "bytes": checkpoint.snapshot.size,
+        **listed,
+    }
+
+
+def _file(file: ModelFile) -> dict[str, Any]:
+    """A file, with its digest if it is on this machine."""
+    local = file_of(file.blob)
+    return {"path": file.name, "bytes": file.size, **({"digest": local.descriptor.digest} if local else {})}
+
+
+def _tensors(snapshot: Snapshot) -> dict[str, Any]:
+    """The tensors of an artifact, from headers alone; `RejectedError` if no checkpoint is inside."""
+    checkpoint = Checkpoint(snapshot, allow_code=True)
+    return {
+        "tensor_count": len(checkpoint.tensors),
+        "tensors": [_tensor(tensor) for tensor in checkpoint.tensors],
+        "graphs": graphs_of(checkpoint.read),
+    }
+
+
+def _tensor(tensor: TensorInfo) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "bytes": tensor.end - tensor.start,
+        "file": tensor.file,
+        "offset": tensor.start,
     }
 
 
@@ -123,17 +155,29 @@ def render(report: dict[str, Any]) -> str:
     if "digest" in report:
         lines.append(f"  digest        {report['digest']}")
     lines += [f"  {key:<13} {_show(value)}" for key, value in (report.get("model") or {}).items()]
-    if "tensors" in report:
-        lines.append(f"  tensors       {report['tensors']}")
-    if report.get("base"):
-        lines.append(f"  base          {report['base']}")
+    if "tensor_count" in report:
+        lines.append(f"  tensors       {report['tensor_count']:,}")
+    for key in ("base", "revision"):
+        if report.get(key):
+            lines.append(f"  {key:<13} {report[key]}")
+    lines += describe_graphs(report.get("graphs") or {})
     lines += ["", *_tables(report)]
     return "\n".join(map(printable, "\n".join(lines).split("\n")))
 
 
+def describe_graphs(graphs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Lines for people about ONNX graphs, by file: versions, operators that are not standard, inputs and outputs."""
+    for name, graph in graphs.items():
+        opsets = ", ".join(f"{domain} {version}" for domain, version in graph["opsets"].items())
+        yield f"  {name}: IR version {graph['ir_version']}, opset {opsets}"
+        for side in ("inputs", "outputs", "foreign_operators"):
+            if graph[side]:
+                yield f"    {side.replace('_', ' '):<9} {', '.join(graph[side])}"
+
+
 def _tables(report: dict[str, Any]) -> Iterable[str]:
     for file in report.get("files", ()):
-        yield f"{human(file['bytes']):>11}  {file['digest'][:19]}  {file['path']}"
+        yield f"{human(file['bytes']):>11}  {file.get('digest', 'not read')[:19]:<19}  {file['path']}"
     for manifest in report.get("manifests", ()):
         yield f"{manifest['kind']:<9}  {manifest['digest']}  {manifest['layers']} layers  {manifest['name']}"
     if "layers" in report:
@@ -144,6 +188,11 @@ def _tables(report: dict[str, Any]) -> Iterable[str]:
     total = f"{human(report['bytes']):>11}  in all"
     unshared = report.get("bytes_if_not_shared", report["bytes"])
     yield total + (f"; {human(unshared)} if nothing were shared" if unshared > report["bytes"] else "")
+    if report.get("tensors"):
+        yield ""
+    for tensor in report.get("tensors", ()):
+        shape = f"[{', '.join(map(str, tensor['shape']))}]"
+        yield f"{human(tensor['bytes']):>11}  {tensor['dtype']:<7}  {shape:<18}  {tensor['name']}"
 
 
 def _show(value: object) -> str:

@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from containers.base import Base, base_from, busybox_base, no_base
-from packer.buildfile import BuildFile
+from packer.buildfile import BuildFile, Pickles, RemoteCode
 from packer.pipeline import Build
 from packer.publish import MODELPACK_SUFFIX
 from packer.sources import parse_source
 from packer.stages import STAGES
+from packer.validate import Policy
 from registry.descriptor import Platform
 from registry.errors import ContentError, NotFoundError, ResponseError, UsageError
 from registry.reference import MAX_TAG, LayoutReference, Reference, parse_reference
@@ -22,12 +23,13 @@ HOST_BUSYBOX = Path("/bin/busybox")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def resolve(file: BuildFile, until: str) -> Build:
+def resolve(file: BuildFile, until: str, work: Path) -> Build:
     """The build that a build file and flags describe, as far as the stage `until`.
 
     Reads the manifests of the base and asks for what the tag names now, so that a base that is missing and a registry
     that cannot be reached are known before anything is fetched. A registry may refuse to answer about a repository that
-    is yet to be made: that is no reason to stop. Reads nothing of the model.
+    is yet to be made: that is no reason to stop. Reads nothing of the model. `work` is a folder of ours for what lasts
+    longer than a build, such as converted weights.
     """
     publish, publishes = file.publish, until == STAGES[-1]
     source = parse_source(file.source, file.include)
@@ -45,7 +47,11 @@ def resolve(file: BuildFile, until: str) -> Build:
     base = no_base()
     if STAGES.index(until) >= STAGES.index("package"):
         base = find_base(publish.base, publish.platforms, publish.busybox, plain_http=publish.plain_http)
-    return Build(source, base, publish.modelpack, to, store)
+    policy = Policy(
+        allow_code=file.validation.remote_code is RemoteCode.ALLOW,
+        convert_into=work / "converted" if file.validation.pickle is Pickles.CONVERT else None,
+    )
+    return Build(source, policy, file.shard.max_size, base, publish.modelpack, to, store)
 
 
 def _destination(text: str, *, needed: bool) -> Reference | LayoutReference:

@@ -131,13 +131,25 @@ def summary(stage: str, facts: Mapping[str, Any]) -> str:
             )
         case "validate":
             counts = f"{facts['tensors']} tensors, {facts['parameters']:,} parameters ({', '.join(facts['dtypes'])})"
-            return f"{facts['format']}, {facts.get('architecture', 'unknown architecture')}, {counts}"
+            return f"{facts['format']}, {facts.get('architecture', 'unknown architecture')}, {counts}{_warned(facts)}"
+        case "shard" | "merge":
+            largest = max(file["bytes"] for file in facts["weights"])
+            return f"{len(facts['weights'])} weight files, the largest of {human(largest)}{_warned(facts)}"
         case "package":
             return f"{len(facts['blobs'])} blobs, {human(facts['bytes'])}, for {', '.join(facts['platforms'])}"
-        case "pull":
+        case "pull" | "write":
             return f"{len(facts['files'])} files, {human(sum(file['bytes'] for file in facts['files']))}"
         case _:
             return published(facts)
+
+
+def _warned(facts: Mapping[str, Any]) -> str:
+    """How many warnings there are, and the first of them."""
+    warnings = facts["warnings"]
+    if not warnings:
+        return ""
+    first = f"{warnings[0]['file']} {warnings[0]['tensor']}".rstrip()
+    return f"; {len(warnings)} warning{'s' if len(warnings) > 1 else ''}, such as {warnings[0]['rule']} in {first}"
 
 
 def published(facts: Mapping[str, Any]) -> str:

@@ -1,3 +1,3 @@
 """The names of the stages, in the order of `packer.pipeline`; apart from it because the command line needs no more."""
 
-STAGES = ("fetch", "validate", "package", "publish")
+STAGES = ("fetch", "validate", "shard", "package", "publish")

@@ -15,17 +15,19 @@ from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar, cast
 from containers.artifact import Artifact
 from formats.checkpoint import Checkpoint
 from formats.snapshot import Snapshot
-from packer.sources import HubSource
+from packer.hub import HubSource
 from registry.blob import Blob
 from registry.descriptor import Descriptor
-from registry.layout import Layout
+from registry.folder import Folder
 from registry.manifest import Index, Manifest
-from registry.remote import Remote
 from registry.store import Release, Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Advance = Callable[[int], None]
+
+_STILL = frozenset(("shard", "merge"))
+"""Stages that move no bytes, whatever they are given."""
 
 
 class Listener(Protocol):
@@ -52,7 +54,7 @@ class Run:
 
     def __call__(self, name: str, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `stage(*args)`, watched."""
-        sizes = (size for arg in args if (size := _size(arg)) is not None)
+        sizes = (size for arg in args if name not in _STILL and (size := _size(arg)) is not None)
         self.listener.started(name, next(sizes, None))
         result = stage(*map(self._watched, args), **kwargs)  # type: ignore[arg-type]
         self.listener.finished(name, facts(result))
@@ -62,10 +64,12 @@ class Run:
 
     def _watched(self, value: object) -> object:
         match value:
-            case Layout() | Remote():
+            case Store():
                 return WatchedStore(value, self.listener.advanced)
             case HubSource():
                 return replace(value, meter=self.listener)
+            case Folder():
+                return replace(value, advance=self.listener.advanced)
             case _:
                 return value
 
@@ -131,6 +135,10 @@ class WatchedStore:
         """The inner store's, counted."""
         return Counted(self.inner.blob(descriptor), self.advance)
 
+    def ranged(self, descriptor: Descriptor) -> Blob:
+        """The inner store's."""
+        return self.inner.ranged(descriptor)
+
     def push(self, blob: Blob) -> bool:
         """The inner store's; a blob that was present counts whole."""
         sent = self.inner.push(blob)
@@ -153,7 +161,7 @@ def facts(result: object) -> dict[str, Any]:
         case Snapshot():
             return {"origin": asdict(result.origin), "files": len(result.files), "bytes": result.size}
         case Checkpoint():
-            return {"tensors": len(result.tensors), **result.card.to_json()}
+            return _checkpoint_facts(result)
         case Artifact():
             return _artifact_facts(result)
         case Release():
@@ -162,6 +170,16 @@ def facts(result: object) -> dict[str, Any]:
             return {"files": [{"path": str(path), "bytes": path.stat().st_size} for path in result]}
         case _:
             return {}
+
+
+def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    weights = [file for file in checkpoint.snapshot.files if file.name in checkpoint.weights]
+    return {
+        "tensors": len(checkpoint.tensors),
+        **checkpoint.card.to_json(),
+        "weights": [{"path": file.name, "bytes": file.size} for file in weights],
+        "warnings": [finding.to_json() for finding in checkpoint.findings],
+    }
 
 
 def _artifact_facts(artifact: Artifact) -> dict[str, Any]:

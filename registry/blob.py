@@ -114,6 +114,15 @@ class FileBlob:
         return cast(BinaryIO, io.BufferedReader(stream, CHUNK))
 
 
+def file_of(blob: Blob) -> FileBlob | None:
+    """The file whose bytes a blob has, beneath whatever wraps it; None if there is none."""
+    while not isinstance(blob, FileBlob):
+        if (inner := getattr(blob, "inner", None)) is None:
+            return None
+        blob = inner
+    return blob
+
+
 @dataclass(frozen=True)
 class TypedBlob:
     """Another blob's bytes under another media type or with other annotations."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import BinaryIO, cast
 
 from registry.blob import CHUNK, Blob, BytesBlob, digest_stream
@@ -57,8 +59,8 @@ class JoinedBlob:
             return Descriptor(self.media_type, digest_stream(stream), self.size)
 
     def open(self) -> BinaryIO:
-        """A stream over the regions; each blob is opened when the one before is at its end."""
-        return cast(BinaryIO, io.BufferedReader(Chain(map(_open_region, self.regions)), CHUNK))
+        """A stream over the regions, which can seek."""
+        return cast(BinaryIO, io.BufferedReader(_JoinedReader(self.regions), CHUNK))
 
 
 class Chain(io.RawIOBase):
@@ -90,30 +92,47 @@ class Chain(io.RawIOBase):
         super().close()
 
 
-class _Window(io.RawIOBase):
-    """At most `length` bytes of a stream; the stream's end before them is a `ContentError`."""
+class _JoinedReader(io.RawIOBase):
+    """The regions as one stream; the blob that is being read stays open until another one's turn."""
 
-    def __init__(self, stream: BinaryIO, length: int) -> None:
+    def __init__(self, regions: Sequence[Region]) -> None:
         super().__init__()
-        self._stream, self._left = stream, length
+        self._regions = regions
+        self._starts = list(accumulate((region.length for region in regions), initial=0))
+        self._position = 0
+        self._blob: Blob | None = None
+        self._stream: BinaryIO = io.BytesIO()
 
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
     def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer)[: self._left]  # type: ignore[arg-type]
-        count = int(self._stream.readinto(view)) if self._left else 0  # type: ignore[attr-defined]
-        if self._left and not count:
-            raise ContentError("a file ended early while it was copied", expected=f"{self._left} bytes more")
-        self._left -= count
+        if self._position >= self._starts[-1]:
+            return 0
+        at = bisect_right(self._starts, self._position) - 1
+        region, inside = self._regions[at], self._position - self._starts[at]
+        view = memoryview(buffer)[: region.length - inside]  # type: ignore[arg-type]
+        self._go(region.blob, region.start + inside)
+        count = int(self._stream.readinto(view))  # type: ignore[attr-defined]
+        if view and not count:
+            raise ContentError("a file ended early while it was read", expected=f"{region.length - inside} bytes more")
+        self._position += count
         return count
+
+    def _go(self, blob: Blob, position: int) -> None:
+        if blob is not self._blob:
+            self._stream.close()
+            self._blob, self._stream = blob, blob.open()
+        self._stream.seek(position)
 
     def close(self) -> None:
         self._stream.close()
         super().close()
-
-
-def _open_region(region: Region) -> BinaryIO:
-    stream = region.blob.open()
-    stream.seek(region.start)
-    return cast(BinaryIO, _Window(stream, region.length))

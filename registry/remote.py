@@ -18,12 +18,13 @@ import oras.container
 import oras.provider
 import requests
 import urllib3.exceptions
-from requests.adapters import HTTPAdapter
 
 from registry.blob import CHUNK, Blob, verified
 from registry.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST, OCTETS, Descriptor, Digest, digest_of
 from registry.errors import ContentError, NotFoundError, ResponseError, TransferError, UsageError
+from registry.http import Body, prepare, range_answer, range_header
 from registry.manifest import MAX_MANIFEST, Index, Manifest, decode
+from registry.ranged import Answer, RangedBlob
 
 _ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -31,9 +32,6 @@ _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-
 
 MAX_ERROR = 64 << 10
 """Bytes of an error's body that are read."""
-
-_TIMEOUT = (10.0, 120.0)
-"""Seconds: to connect, and between two bytes of an answer."""
 
 
 class Remote:
@@ -48,23 +46,20 @@ class Remote:
     @cached_property
     def _oras(self) -> oras.provider.Registry:
         provider = oras.provider.Registry(self._host, insecure=self._plain_http)
-        provider.session.auth = _no_netrc
-        provider.session.rebuild_auth = _forget_login
+        prepare(provider.session)
         try:
             provider.auth.load_configs(oras.container.Container(f"{self._host}/{self._repository}"))
         except (ValueError, LookupError, AttributeError, TypeError) as error:
             raise UsageError(
                 f"docker's credentials cannot be read ({error})", subject="~/.docker/config.json", hint="mend the file"
             ) from error
-        for scheme in ("http://", "https://"):
-            provider.session.mount(scheme, _Adapter())
         return provider
 
     def resolve(self, name: str) -> Manifest | Index:
         """The manifest under a tag or digest."""
         origin = f"{self._host}/{self._repository}{'@' if name.startswith('sha256:') else ':'}{name}"
         response = self._request("GET", f"manifests/{name}", origin, headers={"Accept": _ACCEPT})
-        with closing(_Body(response, origin)) as body:
+        with closing(Body(response, origin)) as body:
             raw = body.read(MAX_MANIFEST + 1)
         if len(raw) > MAX_MANIFEST:
             raise ContentError("this manifest is too large", subject=origin, expected=f"at most {MAX_MANIFEST} bytes")
@@ -78,11 +73,22 @@ class Remote:
         """The blob of a descriptor."""
         return _RemoteBlob(self, descriptor)
 
+    def ranged(self, descriptor: Descriptor) -> Blob:
+        """The blob of a descriptor, read in ranges."""
+        origin = f"{self._host}/{self._repository}@{descriptor.digest}"
+
+        def request(start: int, end: int) -> Answer:
+            path = f"blobs/{descriptor.digest}"
+            return range_answer(self._request("GET", path, origin, headers=range_header(start, end)), start, origin)
+
+        hint = f"packer pull {self._host}/{self._repository}:TAG DIR fetches it all; then validate DIR"
+        return RangedBlob(request, descriptor.size, origin, hint, descriptor)
+
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
         """A stream over a blob of the repository, checked as it comes."""
         origin = f"{self._host}/{self._repository}@{descriptor.digest}"
         response = self._request("GET", f"blobs/{descriptor.digest}", origin, headers={"Accept-Encoding": "identity"})
-        return verified(cast(BinaryIO, _Body(response, origin)), descriptor, origin)
+        return verified(cast(BinaryIO, Body(response, origin)), descriptor, origin)
 
     def push(self, blob: Blob) -> bool:
         """Upload the blob in one streamed PUT, unless the repository has it."""
@@ -201,17 +207,6 @@ class _RemoteBlob:
         return self._remote.open_blob(self.descriptor)
 
 
-class _Adapter(HTTPAdapter):
-    """Large writes and a time limit for every request."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs, blocksize=CHUNK)
-
-    def send(self, request: Any, *args: Any, **kwargs: Any) -> requests.Response:
-        kwargs["timeout"] = kwargs.get("timeout") or _TIMEOUT
-        return super().send(request, *args, **kwargs)
-
-
 class _Sized:
     """A stream whose length is known, as requests wants it for a Content-Length."""
 
@@ -226,35 +221,6 @@ class _Sized:
 
     def read(self, size: int = -1) -> bytes:
         return self._stream.read(size)
-
-
-class _Body:
-    """The body of an answer as a stream whose failures are ours."""
-
-    def __init__(self, response: requests.Response, origin: str) -> None:
-        self._response, self._origin = response, origin
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return cast(bytes, self._response.raw.read(size, decode_content=True))
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise TransferError(
-                f"the connection broke while the content came ({error})", subject=self._origin, hint="run it again"
-            ) from error
-
-    def close(self) -> None:
-        self._response.close()
-
-
-def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Stands where requests would put what ~/.netrc says, over the login that the registry asked for."""
-    return request
-
-
-def _forget_login(request: requests.PreparedRequest, response: requests.Response) -> None:
-    """Stands where requests decides what a redirect takes along: nothing, if it leads to another server."""
-    if urlsplit(str(request.url))[:2] != urlsplit(response.url)[:2]:
-        request.headers.pop("Authorization", None)
 
 
 def _drain(response: requests.Response) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from registry.blob import Blob
 from registry.descriptor import Descriptor
 from registry.layout import Layout
 from registry.manifest import Graph, Index, Manifest
 from registry.reference import LayoutReference, Reference
-from registry.remote import Remote
 
 
 class Source(Protocol):
@@ -25,6 +24,9 @@ class Source(Protocol):
 
     def blob(self, descriptor: Descriptor) -> Blob:
         """The blob of a descriptor; nothing is fetched before `open()`, whose bytes are checked as they come."""
+
+    def ranged(self, descriptor: Descriptor) -> Blob:
+        """The same, with streams that seek and fetch what is read of them, which no digest can check."""
 
 
 class Target(Protocol):
@@ -40,6 +42,7 @@ class Target(Protocol):
         """Point `tag` at a manifest that is present; False if it did already."""
 
 
+@runtime_checkable
 class Store(Source, Target, Protocol):
     """Both."""
 
@@ -66,6 +69,8 @@ def open_store(reference: Reference | LayoutReference, *, plain_http: bool = Fal
     """The store that a reference points into. Loopback hosts are always spoken to over plain HTTP."""
     if isinstance(reference, LayoutReference):
         return Layout(reference.folder)
+    from registry.remote import Remote
+
     return Remote(reference.host, reference.repository, plain_http=plain_http or reference.is_loopback)
 
 

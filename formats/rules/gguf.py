@@ -32,8 +32,8 @@ TRUNCATED = Rule(
 COUNTS = Rule(
     "gguf-counts",
     "its counts cannot fit its size: it is truncated or lies",
-    "A reader that believes the counts reserves memory for what is not there. More than 100,000 tensors or 65,536 keys "
-    "are refused on purpose, to bound what a header can cost.",
+    "A reader that believes the counts reserves memory for what is not there. More than 65,536 tensors or keys are refused on "
+    "purpose, to bound what a header can cost; models with more come in parts.",
     f"{_SPEC}: tensor_count, metadata_kv_count",
     _AGAIN,
 )
@@ -89,6 +89,14 @@ BLOCK = Rule(
     "it is misaligned: its offset or its rows are no multiple of what its type wants",
     "Rows are made of whole blocks, and tensors begin at multiples of the alignment; servers map them where they lie.",
     "gguf.md, general.alignment and tensor_data",
+    _AGAIN,
+)
+SIZE = Rule(
+    "gguf-tensor-size",
+    "its sizes come to more bytes than a program can count",
+    "The product of the sizes overflows 64 bits, also where one of them is zero and nothing is stored. A program that "
+    "does not look reserves too little and writes beyond it.",
+    f"{_READER}; gguf-py, GGUFReader",
     _AGAIN,
 )
 OVERLAP = Rule(

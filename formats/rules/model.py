@@ -65,6 +65,15 @@ INDEX_SIZE = Rule(
     "write the index again, with packer shard",
     Severity.WARNING,
 )
+SHARD_OVERSIZE = Rule(
+    "model-shard-oversize",
+    "it is larger than max_size, and so is the file that it has to itself",
+    "No tensor is split over files: no format could say so. A registry or a disk that refuses the file needs another "
+    "limit, or another model.",
+    "packer shard",
+    "raise max_size if that limit is not needed, or quantize the model first",
+    Severity.WARNING,
+)
 TENSOR_TWICE = Rule(
     "model-tensor-twice",
     "it stands in two shards of one model",

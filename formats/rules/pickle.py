@@ -5,7 +5,7 @@ from __future__ import annotations
 from formats.findings import Rule
 
 _MODULE = "https://docs.python.org/3/library/pickle.html: the module is not secure, unpickling runs arbitrary code"
-_CONVERT = "convert it to safetensors (validate: {pickle: convert}), or leave it out with --include"
+_CONVERT = "build with --pickle convert (validate: {pickle: convert}), or leave it out with --include"
 _LEAVE_OUT = "leave it out with --include, and ask the author for safetensors"
 
 BY_NAME = Rule(

@@ -19,8 +19,10 @@ LENGTH = Rule(
 JSON = Rule(
     "safetensors-json",
     "its JSON is malformed",
-    "The header is one JSON object in UTF-8 that maps names to dtype, shape and data_offsets. What other readers make of "
-    "broken JSON differs, so the same file would be a different model on another machine.",
+    "The header is one JSON object in UTF-8 that maps names to flat objects of dtype, shape and data_offsets. What other "
+    "readers make of broken JSON differs, so the same file would be a different model on another machine. Stricter than "
+    "the safetensors library on purpose: an entry is an object of at most 1 MiB, never a list, and __metadata__ is not "
+    "null; no writer makes such files.",
     _FORMAT,
     _AGAIN,
 )
@@ -34,10 +36,18 @@ DUPLICATE = Rule(
 METADATA = Rule(
     "safetensors-metadata",
     "__metadata__ is not a map of strings",
-    "Every reader gives the metadata as a map from text to text; anything else stops it. Metadata of more than 4 MiB are "
-    "refused on purpose, to bound what a header can cost.",
+    "Every reader gives the metadata as a map from text to text; anything else stops it. More than "
+    "10,000 of them, or more than 4 MiB, are refused on purpose, to bound what a header can cost.",
     f"{_FORMAT}: __metadata__",
     "write the metadata again, every value as a string",
+)
+NAME = Rule(
+    "safetensors-name-too-long",
+    "its name is too long",
+    "The format names no bound. Ours, 4096 characters, is on purpose: names are shown and compared everywhere, and a "
+    "megabyte of them in one entry only costs time.",
+    "a bound of packer",
+    "export the model with shorter names",
 )
 COUNT = Rule(
     "safetensors-too-many-tensors",

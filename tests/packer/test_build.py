@@ -214,7 +214,10 @@ def test_ctrl_c_leaves_nothing_that_looks_whole(tmp_path: Path, number: signal.S
     model.write_bytes(tiny.safetensors_bytes({"a": tiny.tensor(0, size)}, b""))
     os.truncate(model, model.stat().st_size + size)
     out = tmp_path / "out"
-    process = subprocess.Popen([PACKER, "build", model, "--to", f"oci:{out}"], stderr=subprocess.PIPE, text=True)
+    command: list[str | Path] = [PACKER, "build", model, "--to", f"oci:{out}"]
+    # a shell that runs the tests in the background makes its children ignore SIGINT
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while not [path for path in out.glob("blobs/sha256/.partial-*") if path.stat().st_size > 1 << 20]:
         assert process.poll() is None
         time.sleep(0.01)

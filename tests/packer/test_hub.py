@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from packer.sources import choose
+from packer.hub import choose
 from registry.errors import ModelError, UsageError
 from tests.parts import tiny
 from tests.parts.command import events, on_terminal, packer

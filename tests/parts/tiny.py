@@ -46,7 +46,7 @@ def _string(text: str, order: str) -> bytes:
     return struct.pack(f"{order}Q", len(text.encode())) + text.encode()
 
 
-GOOD_GGUF = gguf_bytes({"general.architecture": "llama"}, {"a": (0, [8, 2], 0), "b": (0, [4], 64)}, bytes(80))
+GOOD_GGUF = gguf_bytes({"general.architecture": "tiny"}, {"a": (0, [8, 2], 0), "b": (0, [4], 64)}, bytes(80))
 """Two F32 tensors."""
 
 

@@ -1,0 +1,51 @@
+"""What is in an artifact, without fetching it: the model's files as regions of layers that are read in ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from containers.tar import walk_tar
+from containers.unpack import is_wanted, model_name, raw_name, unreadable
+from formats.examine import READERS
+from formats.snapshot import ModelFile, Origin, Snapshot
+from registry.descriptor import Descriptor
+from registry.errors import ModelError
+from registry.join import JoinedBlob, Region
+from registry.manifest import Manifest
+from registry.names import relative_path
+from registry.store import Source
+
+
+def model_snapshot(manifest: Manifest, source: Source) -> Snapshot:
+    """The files of the model in an image or a ModelPack artifact; of tar layers only headers are fetched.
+
+    `ContentError` or `ModelError` for what is damaged, hostile or foreign. Nothing that is read of the files is checked
+    against a digest.
+    """
+    layers = [layer for layer in manifest.layers if is_wanted(layer, manifest)]
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda layer: list(_files(layer, source)), layers)
+        # a later layer's file replaces an earlier one's, as in a container
+        files = {file.name: file for files in found for file in files}
+    if not files:
+        raise ModelError(
+            "nothing in this artifact is a file of a model",
+            subject=manifest.descriptor.digest,
+            expected="layers with files under models/, or ModelPack layers",
+            found=f"{len(manifest.layers)} layers",
+        )
+    return Snapshot.of(Origin("oci"), list(files.values()))
+
+
+def _files(layer: Descriptor, source: Source) -> Iterator[ModelFile]:
+    blob = source.ranged(layer)
+    if layer.media_type.endswith(".raw"):
+        yield ModelFile(relative_path(raw_name(layer), layer.digest), layer.size, blob)
+        return
+    if not layer.media_type.endswith(".tar"):
+        raise unreadable(layer)
+    with blob.open() as stream:
+        for path, start, size in walk_tar(stream, layer.digest):
+            if name := model_name(path, layer):
+                yield ModelFile(relative_path(name, layer.digest), size, JoinedBlob((Region(blob, start, size),)))

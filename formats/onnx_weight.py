@@ -1,0 +1,99 @@
+"""What a protobuf message of an ONNX model will cost in memory, before a protobuf library makes objects of it.
+
+Two bytes are enough for an empty message, which takes two hundred in memory: a file of some megabytes takes gigabytes.
+https://protobuf.dev/programming-guides/encoding/
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+MESSAGE, TEXT, NUMBER = 320, 64, 8
+"""Bytes for each message, for each text besides its own, and for each number; measured, and rather too much."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_WIDTHS = {_FIXED64: 8, _FIXED32: 4}
+
+
+class _Field(NamedTuple):
+    """What a delimited field costs, once and for each of its bytes, and its message, if it is one."""
+
+    once: int
+    each: int
+    message: _Table | None
+
+
+_Table = dict[int, _Field]
+
+
+def weigh(data: bytes, limit: int) -> int:
+    """Bytes of memory that a ModelProto takes; counting stops beyond `limit`, and where it is no message."""
+    try:
+        return _weigh(data, limit)
+    except (IndexError, KeyError):
+        return 0
+
+
+def _weigh(data: bytes, limit: int) -> int:
+    total, at = 2 * len(data), 0
+    table, end = _model(), len(data)
+    outer: list[tuple[_Table, int]] = []
+    while total <= limit:
+        while at >= end:
+            if not outer:
+                return total
+            table, end = outer.pop()
+        tag, at = data[at], at + 1
+        if tag > 0x7F:
+            tag, at = _varint(data, tag, at)
+        kind = tag & 7
+        if kind == _BYTES:
+            length, at = data[at], at + 1
+            if length > 0x7F:
+                length, at = _varint(data, length, at)
+            field = table.get(tag >> 3, _UNKNOWN)
+            total += field.once + field.each * length
+            if field.message is None:
+                at += length
+            else:
+                outer.append((table, end))
+                table, end = field.message, min(at + length, end)
+        elif kind == _VARINT:
+            while data[at] > 0x7F:
+                at += 1
+            total, at = total + NUMBER, at + 1
+        else:
+            total, at = total + NUMBER, at + _WIDTHS[kind]
+    return total
+
+
+def _varint(data: bytes, first: int, at: int) -> tuple[int, int]:
+    number, shift = first & 0x7F, 7
+    while data[at] > 0x7F:
+        number |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return number | data[at] << shift, at + 1
+
+
+_UNKNOWN = _Field(0, 2, None)
+
+
+@cache
+def _model() -> _Table:
+    from onnx import ModelProto
+
+    return _table(ModelProto.DESCRIPTOR, {})
+
+
+def _table(descriptor: Any, known: dict[str, _Table]) -> _Table:
+    """The fields of a message, taken from the onnx package; messages may hold themselves."""
+    if descriptor.full_name not in known:
+        table = known[descriptor.full_name] = {}
+        for field in descriptor.fields:
+            is_text = field.type in (field.TYPE_STRING, field.TYPE_BYTES)
+            inner = _table(field.message_type, known) if field.message_type else None
+            table[field.number] = _Field(MESSAGE, 0, inner) if inner is not None else _Field(TEXT, 0, None)
+            if inner is None and not is_text:
+                table[field.number] = _Field(0, NUMBER, None)
+    return known[descriptor.full_name]

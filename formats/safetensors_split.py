@@ -1,0 +1,150 @@
+"""Splitting and joining safetensors: new headers over the bytes that are there.
+
+Nothing is copied here: a file that comes out is a header and regions of the files that went in, until somebody reads
+it. https://github.com/huggingface/safetensors#format; https://huggingface.co/docs/transformers/big_models.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from formats.document import read_json
+from formats.index import INDEX_SUFFIX, MAX_INDEX, SHARD
+from formats.order import grouped, natural, numbered
+from formats.rules import model as rules
+from formats.safetensors import BITS
+from formats.snapshot import ModelFile, Snapshot
+from formats.tensors import Regrouped, TensorInfo, WeightFile
+from registry.blob import BytesBlob
+from registry.descriptor import OCTETS
+from registry.errors import ModelError
+from registry.join import JoinedBlob, Region
+from registry.names import relative_path
+
+SUFFIX = ".safetensors"
+_PADDING = 8
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The files of one model: `stem` is what their names have in common, `index` what binds them."""
+
+    stem: str
+    files: tuple[ModelFile, ...]
+    index: ModelFile | None
+
+
+def regroup_safetensors(
+    read: Mapping[ModelFile, WeightFile], snapshot: Snapshot, max_size: int | None
+) -> Iterator[Regrouped]:
+    """Each model of the snapshot in files of at most `max_size` bytes, or in one file if that is None.
+
+    Tensors are in their natural order over the files, and in each file those of larger elements first, which aligns
+    them. A tensor that is larger than `max_size` gets a file of its own. `read` are the safetensors files of a valid
+    checkpoint. A model that is one file and small enough stays as it is. `ModelError` if files disagree on metadata.
+    """
+    for group in _groups(read, snapshot):
+        if len(group.files) > 1 or (max_size is not None and group.files[0].size > max_size):
+            yield _regroup(group, {file: read[file] for file in group.files}, max_size)
+
+
+def _groups(read: Mapping[ModelFile, WeightFile], snapshot: Snapshot) -> Iterator[_Group]:
+    """Files that an index names, files numbered alike, and the rest one by one."""
+    left = dict.fromkeys(file for file in read if file.suffix == SUFFIX)
+    for index in (file for file in snapshot.files if file.name.endswith(INDEX_SUFFIX)):
+        folder = index.name[: index.name.rfind("/") + 1]
+        names = {f"{folder}{name}" for name in read_json(index, rules.INDEX_JSON, MAX_INDEX)["weight_map"].values()}
+        files = tuple(file for file in left if file.name in names)
+        left = dict.fromkeys(file for file in left if file.name not in names)
+        if files:
+            yield _Group(index.name.removesuffix(INDEX_SUFFIX), files, index)
+    numbered_alike: dict[str, list[ModelFile]] = {}
+    for file in left:
+        match = SHARD.fullmatch(file.name)
+        numbered_alike.setdefault(match[1].removesuffix("-") if match else _stem(file), []).append(file)
+    for stem, files_alike in numbered_alike.items():
+        yield _Group(stem, tuple(files_alike), None)
+
+
+def _stem(file: ModelFile) -> str:
+    return file.name[: -len(SUFFIX)]
+
+
+def _regroup(group: _Group, read: Mapping[ModelFile, WeightFile], max_size: int | None) -> Regrouped:
+    sources: dict[str, ModelFile] = {file.name: file for file in read}
+    metadata = _metadata(group, read)
+    tensors = sorted((tensor for weights in read.values() for tensor in weights.tensors), key=lambda t: natural(t.name))
+    limit = max_size if max_size is not None else sum(file.size for file in read) * 2
+    sized = ((tensor, tensor.end - tensor.start + len(_entry(tensor, limit, limit))) for tensor in tensors)
+    shards = list(grouped(sized, limit, 8 + len(_dumps({"__metadata__": metadata})) + _PADDING)) or [[]]
+    names = [numbered(group.stem, number + 1, len(shards), SUFFIX) for number in range(len(shards))]
+    files = [_file(name, shard, metadata, sources) for name, shard in zip(names, shards, strict=True)]
+    if len(shards) > 1:
+        files.append(_index(group, names, shards))
+    replaced = {*sources, *([group.index.name] if group.index else [])}
+    return Regrouped(tuple(files), frozenset(replaced))
+
+
+def _metadata(group: _Group, read: Mapping[ModelFile, WeightFile]) -> dict[str, object]:
+    """The metadata of all files together, sorted."""
+    merged: dict[str, object] = {}
+    for file, weights in read.items():
+        for key, value in weights.metadata.items():
+            if merged.setdefault(key, value) != value:
+                raise ModelError(
+                    f"its metadata says otherwise about {key!r} than another file of {group.stem}",
+                    subject=file.name,
+                    expected=merged[key],
+                    found=value,
+                    hint="one file has one metadata: make these agree, or keep the model as it is",
+                )
+    return dict(sorted(merged.items()))
+
+
+def _file(
+    name: str, shard: list[TensorInfo], metadata: Mapping[str, object], sources: Mapping[str, ModelFile]
+) -> ModelFile:
+    tensors = sorted(shard, key=lambda tensor: -BITS[tensor.dtype])
+    blob = JoinedBlob.of(
+        [
+            _header(tensors, metadata),
+            *(Region(sources[tensor.file].blob, tensor.start, tensor.end - tensor.start) for tensor in tensors),
+        ]
+    )
+    return ModelFile(relative_path(name, name), blob.size, blob)
+
+
+def _header(tensors: list[TensorInfo], metadata: Mapping[str, object]) -> bytes:
+    entries, at = [_dumps({"__metadata__": metadata})[1:-1]] if metadata else [], 0
+    for tensor in tensors:
+        end = at + tensor.end - tensor.start
+        entries.append(_entry(tensor, at, end))
+        at = end
+    text = b"{%b}" % b",".join(entries)
+    text += b" " * (-len(text) % _PADDING)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _entry(tensor: TensorInfo, start: int, end: int) -> bytes:
+    member = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (start, end)}
+    return _dumps({tensor.name: member})[1:-1]
+
+
+def _index(group: _Group, names: list[str], shards: list[list[TensorInfo]]) -> ModelFile:
+    """The index, with what the one before it said besides."""
+    before = read_json(group.index, rules.INDEX_JSON, MAX_INDEX).get("metadata") if group.index else None
+    total = sum(tensor.end - tensor.start for shard in shards for tensor in shard)
+    metadata = {**(before if isinstance(before, dict) else {}), "total_size": total}
+    places = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+    weight_map = {tensor: name.rpartition("/")[2] for tensor, name in places.items()}
+    document = {"metadata": metadata, "weight_map": weight_map}
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    name = relative_path(f"{group.stem}{INDEX_SUFFIX}", group.stem)
+    return ModelFile(name, len(text.encode()), BytesBlob.of(OCTETS, text.encode()))
+
+
+def _dumps(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,193 @@
+"""Writing a folder: whole or not at all, and never a byte twice that was right."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from registry import folder as module
+from registry.blob import BytesBlob, FileBlob
+from registry.descriptor import OCTETS
+from registry.errors import ContentError, SpaceError, TransferError, UsageError
+from registry.folder import STAGING, Folder, NamedBlob
+from registry.join import JoinedBlob, Region
+from registry.names import relative_path
+
+
+def named(name: str, *parts: bytes | Region) -> NamedBlob:
+    blob = JoinedBlob.of(parts)
+    return NamedBlob(relative_path(name, name), blob.size, blob)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> FileBlob:
+    path = tmp_path / "source"
+    path.write_bytes(os.urandom(5 << 20))
+    return FileBlob.at(path)
+
+
+def test_regions_of_files_and_bytes(tmp_path: Path, source: FileBlob) -> None:
+    data = source.path.read_bytes()
+    files = [named("a/b", b"head", Region(source, 7, 3 << 20), b"tail"), named("c", Region(source, 0, 5))]
+    moved: list[int] = []
+    written = Folder(tmp_path / "out", moved.append).write(files)
+    assert written == [tmp_path / "out/a/b", tmp_path / "out/c"]
+    assert written[0].read_bytes() == b"head" + data[7 : 7 + (3 << 20)] + b"tail"
+    assert written[1].read_bytes() == data[:5]
+    assert sum(moved) == sum(file.size for file in files)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
+
+
+@pytest.mark.parametrize("fails", [(), ("copy_file_range",)])
+def test_the_kernel_copies_one_way_or_the_other(
+    tmp_path: Path, source: FileBlob, monkeypatch: pytest.MonkeyPatch, fails: tuple[str, ...]
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: int) -> int:
+            calls.append(name)
+            if name in fails:
+                raise OSError(errno.EXDEV, "another file system")
+            return int(real(*arguments))
+
+        monkeypatch.setattr(os, name, call)
+
+    counted("copy_file_range")
+    counted("sendfile")
+    Folder(tmp_path / "out").write([named("a", Region(source, 1, source.size - 1))])
+    assert (tmp_path / "out/a").read_bytes() == source.path.read_bytes()[1:]
+    assert ("sendfile" in calls) == bool(fails)
+    assert "copy_file_range" in calls
+
+
+def test_a_whole_folder_is_not_written_again(tmp_path: Path, source: FileBlob) -> None:
+    files = [named("a", Region(source, 0, source.size)), named("b", b"x")]
+    Folder(tmp_path / "out").write(files)
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()}
+    Folder(tmp_path / "out").write(files)
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("left", [0, 1, 1 << 20, (1 << 20) + 1, 5 << 20])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_that_was_killed_goes_on_behind_the_last_right_byte(
+    tmp_path: Path, source: FileBlob, left: int, damaged: bool
+) -> None:
+    data = source.path.read_bytes()
+    staged = tmp_path / "out" / STAGING / "a"
+    staged.parent.mkdir(parents=True)
+    kept = bytearray(data[:left])
+    if damaged and left:
+        kept[-1] ^= 1
+    staged.write_bytes(kept)
+    number = staged.stat().st_ino
+    copied = list[int]()
+    original = module._copy
+
+    def counting(blob: object, size: int, start: int, target: int) -> object:
+        copied.append(size - start)
+        return original(blob, size, start, target)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_copy", counting)
+        Folder(tmp_path / "out").write([named("a", Region(source, 0, source.size))])
+    right = left - 1 if damaged and left else left
+    assert sum(copied) == len(data) - right
+    assert (tmp_path / "out/a").read_bytes() == data
+    assert (tmp_path / "out/a").stat().st_ino == number
+
+
+def test_a_staged_file_that_is_too_long_is_cut(tmp_path: Path) -> None:
+    staged = tmp_path / STAGING / "a"
+    staged.parent.mkdir()
+    staged.write_bytes(b"right and more")
+    Folder(tmp_path).write([named("a", b"right")])
+    assert (tmp_path / "a").read_bytes() == b"right"
+
+
+def test_killed_between_the_names(tmp_path: Path) -> None:
+    (tmp_path / STAGING).mkdir()
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / STAGING / "b").write_bytes(b"two")
+    Folder(tmp_path).write([named("a", b"one"), named("b", b"two")])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"one", "b": b"two"}
+
+
+@pytest.mark.parametrize("there", [{"other": b""}, {"a": b"different"}, {"a": b"longer!"}, {"x/y": b""}])
+def test_other_files_are_never_touched(tmp_path: Path, there: dict[str, bytes]) -> None:
+    for name, data in there.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UsageError, match="holds"):
+        Folder(tmp_path).write([named("a", b"longer")])
+    assert {name: (tmp_path / name).read_bytes() for name in there} == there
+
+
+def test_only_one_writes(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(UsageError, match="another packer"):
+            Folder(tmp_path).write([named("a", b"x")])
+    finally:
+        os.close(descriptor)
+
+
+def test_a_full_disk_is_said_before(tmp_path: Path) -> None:
+    blob = BytesBlob.of(OCTETS, b"")
+    with pytest.raises(SpaceError, match="too full"):
+        Folder(tmp_path).write([NamedBlob(relative_path("a", "a"), 1 << 60, blob)])
+
+
+def test_a_source_that_changes_or_shrinks(tmp_path: Path, source: FileBlob) -> None:
+    file = named("a", Region(source, 0, source.size))
+    os.truncate(source.path, 10)
+    with pytest.raises(TransferError, match="changed while"):
+        Folder(tmp_path / "out").write([file])
+    short = named("a", Region(FileBlob.at(source.path), 5, 10))
+    with pytest.raises(ContentError, match="ended early"):
+        Folder(tmp_path / "out2").write([short])
+    assert not (tmp_path / "out2/a").exists()
+
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+from registry.blob import FileBlob
+from registry.folder import Folder, NamedBlob
+source = FileBlob.at(Path(sys.argv[1]))
+Folder(Path(sys.argv[2]), lambda count: time.sleep(0.05)).write(
+    [NamedBlob(f"{number}", source.size, source) for number in range(50)])
+"""
+
+
+def test_killed_for_real(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(1 << 20))
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", _KILLED, source, out])
+    deadline = time.monotonic() + 30
+    while not (out / STAGING / "3").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert [path.name for path in out.iterdir()] == [STAGING]
+    whole = {path: path.stat().st_mtime_ns for path in (out / STAGING).iterdir() if path.stat().st_size == 1 << 20}
+    assert whole
+    blob = FileBlob.at(source)
+    Folder(out).write([NamedBlob(relative_path(f"{number}", ""), blob.size, blob) for number in range(50)])
+    assert all(path.read_bytes() == source.read_bytes() for path in out.iterdir())
+    assert len(list(out.iterdir())) == 50
+    written_again = [path for path, when in whole.items() if (out / path.name).stat().st_mtime_ns != when]
+    assert written_again == []
