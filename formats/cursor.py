@@ -33,7 +33,7 @@ class Cursor:
         return data
 
     def window(self, count: int) -> tuple[bytes, int]:
-        """The bytes at hand, of which the next one is at the place that comes with them, and `count` at least follow."""
+        """The bytes at hand, of which the next one is at the place that comes with them; `count` at least follow."""
         self._need(count)
         return self._window, self._at
 

@@ -126,7 +126,9 @@ def _blocks(dtype: str) -> Decoder | None:
 
     from formats.gguf import TYPES
 
-    kind, size = next(((kind, size) for kind, (name, _, size) in TYPES.items() if name == dtype), (0, 0))
+    kind, size = next(((kind, size) for kind, (name, _, size) in TYPES.items() if name == dtype), (-1, 0))
+    if kind < 0:
+        return None
     blocks = Blocks(kind, size)
     try:
         blocks.numbers(numpy.zeros(size, numpy.uint8))

@@ -127,6 +127,10 @@ def _metadata(model: Any, foreign: list[str]) -> dict[str, object]:
     }
 
 
+def _known(size: Any) -> str:
+    return str(size.dim_value) if size.HasField("dim_value") else "?"
+
+
 def _value(value: Any) -> str:
     """A graph's input or output in words: `input_ids: INT64[batch, 7]`."""
     from onnx import TensorProto
@@ -134,5 +138,5 @@ def _value(value: Any) -> str:
     kind = value.type.tensor_type
     known = kind.elem_type in TensorProto.DataType.values()
     dtype = TensorProto.DataType.Name(kind.elem_type) if known else str(kind.elem_type)
-    sizes = (text(size.dim_param) or str(size.dim_value) for size in kind.shape.dim[:MAX_LISTED])
+    sizes = (text(size.dim_param) or _known(size) for size in kind.shape.dim[:MAX_LISTED])
     return f"{text(value.name)}: {dtype}[{', '.join(sizes)}]"[:_SAID]

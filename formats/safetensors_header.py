@@ -117,7 +117,8 @@ class Header:
         """The JSON document, objects as lists of pairs; all of its text is what UTF-8 can hold."""
         try:
             parsed = json.loads(text.decode(), object_pairs_hook=list, parse_constant=_no_number, parse_int=_size)
-            json.dumps(parsed, ensure_ascii=False).encode()
+            if b"\\u" in text:
+                json.dumps(parsed, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             self._reject(rules.JSON, "JSON", error)
         return parsed

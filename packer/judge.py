@@ -89,8 +89,8 @@ class Judgement:
             yield f"{self.path}: could not be judged"
             yield from (f"  {line}" for line in str(self.error).split("\n"))
             return
-        refusing, all_count = len(errors(self.findings)), len(self.findings)
-        counts = f"{refusing} errors, {all_count - refusing} warnings" if all_count else "nothing to say against it"
+        refusing, every = len(errors(self.findings)), len(self.findings)
+        counts = f"{_plural(refusing, 'error')}, {_plural(every - refusing, 'warning')}" if every else "nothing found"
         yield f"{self.path}: {'ok' if self.ok else 'REFUSED'}, {counts}"
         if self.report and self.report.card:
             yield f"  {_summary(self.report)}"
@@ -112,6 +112,10 @@ def judge(text: str, *, deep: bool, allow_code: bool, plain_http: bool) -> Judge
     values = tuple(measure(report)) if deep else ()
     found = (finding for value in values for finding in judge_values(value))
     return Judgement(text, report, (*report.findings, *found), values)
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _summary(report: Report) -> str:
