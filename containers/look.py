@@ -14,6 +14,7 @@ from registry.errors import ModelError
 from registry.join import JoinedBlob, Region
 from registry.manifest import Manifest
 from registry.names import relative_path
+from registry.ranged import WINDOW
 from registry.store import Source
 
 
@@ -48,4 +49,5 @@ def _files(layer: Descriptor, source: Source) -> Iterator[ModelFile]:
     with blob.open() as stream:
         for path, start, size in walk_tar(stream, layer.digest):
             if name := model_name(path, layer):
-                yield ModelFile(relative_path(name, layer.digest), size, JoinedBlob((Region(blob, start, size),)))
+                member = JoinedBlob((Region(blob, start, size),), buffer=WINDOW)
+                yield ModelFile(relative_path(name, layer.digest), size, member)

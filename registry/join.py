@@ -28,11 +28,12 @@ class Region:
 class JoinedBlob:
     """Regions of other blobs, one after the other; nothing is copied, and nothing read before `open()`.
 
-    The streams of the blobs must be able to seek.
+    The streams of the blobs must be able to seek. `buffer` is how many bytes are read at once.
     """
 
     regions: tuple[Region, ...]
     media_type: str = OCTETS
+    buffer: int = CHUNK
 
     @classmethod
     def of(cls, parts: Iterable[Region | bytes]) -> JoinedBlob:
@@ -60,7 +61,7 @@ class JoinedBlob:
 
     def open(self) -> BinaryIO:
         """A stream over the regions, which can seek."""
-        return cast(BinaryIO, io.BufferedReader(_JoinedReader(self.regions), CHUNK))
+        return cast(BinaryIO, io.BufferedReader(_JoinedReader(self.regions), self.buffer))
 
 
 class Chain(io.RawIOBase):

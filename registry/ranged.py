@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import BinaryIO, NamedTuple, cast
@@ -119,7 +120,7 @@ class _Reader(io.RawIOBase):
         if self._whole is None or self._whole_at > start:
             answer = self._blob.request(start, start + len(view))
             if answer.is_partial:
-                with answer.body as body:
+                with closing(answer.body) as body:
                     return self._taken(body, view)
             self._drop()
             self._whole, self._whole_at = answer.body, 0

@@ -84,13 +84,19 @@ def git_repository(folder: Path, files: Mapping[str, Path]) -> str:
 
 @dataclass
 class StrictHub:
-    """One repository, `acme/tiny`, of files in memory; `gated` ones refuse, `lies` replaces bytes that are sent."""
+    """One repository, `acme/tiny`, of files in memory; `gated` ones refuse, `lies` replaces bytes that are sent.
+
+    Without `ranges` it ignores Range, with a `shift` it answers another; `sent` counts the bytes of each file.
+    """
 
     files: dict[str, bytes]
     gated: bool = False
     lies: dict[str, bytes] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     cdn: str = ""
+    ranges: bool = True
+    shift: int = 0
+    sent: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
     def tree(self) -> list[dict[str, Any]]:
@@ -154,10 +160,14 @@ def strict_hub(hub: StrictHub) -> Iterator[str]:
 
         def _content(self, name: str, headers: Mapping[str, str] = {}) -> None:
             data = hub.lies.get(name, hub.files[name])
-            wanted = self.headers.get("Range")
-            start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
-            more = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if wanted else {}
-            status, body = (206 if wanted else 200), data[start:]
+            wanted = self.headers.get("Range") if hub.ranges else None
+            first, _, last = wanted.removeprefix("bytes=").partition("-") if wanted else ("0", "", "")
+            start, end = int(first), min(int(last) + 1, len(data)) if last else len(data)
+            said = f"bytes {start + hub.shift}-{end - 1}/{len(data)}"
+            more = {"Content-Range": said} if wanted else {}
+            status, body = (206 if wanted else 200), data[start:end]
+            if self.command == "GET":
+                hub.sent[name] = hub.sent.get(name, 0) + len(body)
             if self.command == "GET" and name in hub.cut:
                 self._send(status, body[: hub.cut.pop(name)], {**headers, **more}, length=len(body))
                 self.close_connection = True
