@@ -59,6 +59,9 @@ _SCALES = {
 }
 """The end of a quantized weight's name, to the ends that the name of its scale may have."""
 
+_METHODS = frozenset(("fp8", "fbgemm_fp8", "gptq", "awq", "bitsandbytes", "mxfp4", "modelopt", "compressed-tensors"))
+"""Values of quant_method whose weights and scales are named so; others name them as they like."""
+
 
 def check_config(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     """Whether the tensors, by name, are those of the config; for an unknown architecture only quantization is asked."""
@@ -112,13 +115,16 @@ def _ending(tensors: Mapping[str, TensorInfo], end: str) -> Iterator[TensorInfo]
 def _check_quantization(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     weights = [tensor for tensor in tensors.values() if _scales_of(tensor)]
     declared = config.get("quantization_config") or config.get("compression_config")
-    if isinstance(declared, dict) and not weights:
-        method = str(declared.get("quant_method"))
-        found = ", ".join(sorted({tensor.dtype for tensor in tensors.values()}))
-        yield rules.CONFIG_QUANTIZED.finding(CONFIG, expected=f"weights of {method}", found=f"only {found}")
-    for tensor in weights:
-        if isinstance(declared, dict) and not any(name in tensors for name in _scales_of(tensor)):
-            yield rules.CONFIG_SCALES.finding(tensor.file, tensor=tensor.name, expected=" or ".join(_scales_of(tensor)))
+    said = declared if isinstance(declared, dict) else {"quant_method": ""}
+    method = str(said.get("quant_method", "compressed-tensors"))
+    if method in _METHODS and said.get("format") != "dense":
+        if not weights:
+            found = ", ".join(sorted({tensor.dtype for tensor in tensors.values()}))
+            yield rules.CONFIG_QUANTIZED.finding(CONFIG, expected=f"weights of {method}", found=f"only {found}")
+        for tensor in weights:
+            scales = _scales_of(tensor)
+            if not any(name in tensors for name in scales):
+                yield rules.CONFIG_SCALES.finding(tensor.file, tensor=tensor.name, expected=" or ".join(scales))
     first = next((tensor for tensor in weights if tensor.dtype.startswith("F8")), None)
     if first and not declared:
         yield rules.CONFIG_UNDECLARED.finding(

@@ -64,15 +64,18 @@ def examine(snapshot: Snapshot, *, allow_code: bool = False) -> Report:
     read = {file: result for file, result in results.items() if isinstance(result, WeightFile)}
     config, broken_config = _document(snapshot, CONFIG, rules.CONFIG_JSON)
     lora, broken_lora = _adapter(snapshot)
+    shards = tuple(check_shards(read, snapshot))
+    # what is not there cannot be compared: a missing shard would be a missing layer too
+    whole = read if len(read) == len(results) and not errors(shards) else {}
     findings = (
         *_pickles(snapshot, read),
         *([] if results else [_no_weights(snapshot)]),
         *(finding for result in results.values() for finding in result.findings),
-        *_guarded(check_shards(read, snapshot)),
+        *shards,
         *check_parts(read),
         *broken_config,
         *broken_lora,
-        *_against_config(config, lora, read),
+        *_against_config(config, lora, whole),
         *_code(snapshot, read, allow_code=allow_code),
     )
     return Report(snapshot, read, _card(snapshot, read, config, lora), findings)
@@ -117,14 +120,6 @@ def _code(snapshot: Snapshot, read: Mapping[ModelFile, WeightFile], *, allow_cod
         yield finding.allowed() if allow_code else finding
 
 
-def _guarded(findings: Iterator[Finding]) -> Iterator[Finding]:
-    """The findings, as far as they come, and what stopped them."""
-    try:
-        yield from findings
-    except RejectedError as error:
-        yield from error.findings
-
-
 def _document(snapshot: Snapshot, name: str, rule: Rule) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """A JSON document of the model, and what is wrong with it; empty if it is not there."""
     file = snapshot.get(name)
@@ -152,7 +147,7 @@ def _against_config(
         if FORMATS[file.suffix] == "safetensors" and "/" not in file.name
         for tensor in weights.tensors
     }
-    if lora:
+    if lora and tensors:
         yield from check_adapter(lora, tensors)
     elif tensors:
         yield from check_config(config, tensors)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from formats.document import read_json
-from formats.findings import Finding
+from formats.findings import Finding, RejectedError
 from formats.rules import model as rules
 from formats.snapshot import ModelFile, Snapshot
 from formats.tensors import WeightFile
@@ -25,11 +25,23 @@ MAX_FINDINGS = 100
 
 
 def check_shards(read: Mapping[ModelFile, WeightFile], snapshot: Snapshot) -> Iterator[Finding]:
-    """Whether all shards are there, and every index agrees with them."""
-    yield from _missing(snapshot)
+    """Whether all shards are there, and every index agrees with them; a shard that an index misses is told once."""
+    told: set[str] = set()
     for file in snapshot.files:
         if file.name.endswith(INDEX_SUFFIX):
-            yield from islice(_check_index(file, read, snapshot), MAX_FINDINGS)
+            folder = file.name[: file.name.rfind("/") + 1]
+            for finding in islice(_guarded(_check_index(file, read, snapshot)), MAX_FINDINGS):
+                told.add(folder + finding.expected)
+                yield finding
+    yield from (finding for finding in _missing(snapshot) if finding.file not in told)
+
+
+def _guarded(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings, as far as they come, and what stopped them."""
+    try:
+        yield from findings
+    except RejectedError as error:
+        yield from error.findings
 
 
 def _missing(snapshot: Snapshot) -> Iterator[Finding]:

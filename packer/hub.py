@@ -71,7 +71,11 @@ class HubSource:
         """The same files, of which only what is read is fetched, in ranges; nothing is kept or checked."""
         with _hub_errors(f"hf://{self.repository}@{self.revision}"):
             commit, tree = self._listing()
-        names = choose(sorted(tree), self.include, f"hf://{self.repository}@{commit}")
+        # a repository of nothing but pickles is looked at, so that what they import is told
+        has_weights = any(_suffix(name) in FORMATS for name in tree)
+        names = choose(
+            sorted(tree), self.include or (() if has_weights else ("*",)), f"hf://{self.repository}@{commit}"
+        )
         hint = f"packer build hf://{self.repository}@{self.revision} --until validate fetches it all, and judges it"
         origin = Origin("hf", self.repository, commit)
         ranged = _Ranged(self.repository, commit, hint)
@@ -159,7 +163,8 @@ def _refuse_choice(best: str, names: Sequence[str], origin: str) -> None:
             subject=origin,
             expected=" or ".join(FORMATS),
             found=", ".join((pickles or list(names))[:5]) or "no files",
-            hint="look for a revision or a sibling repository with safetensors",
+            hint="look for a revision or a sibling repository with safetensors"
+            + (", or build with --pickle convert --include '*.bin' --include '*.json'" if pickles else ""),
         )
     variants = {re.sub(r"-\d{5}-of-\d{5}(?=\.gguf$)", "", name) for name in names if _suffix(name) == ".gguf"}
     if best == ".gguf" and len(variants) > 1:

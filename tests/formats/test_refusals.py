@@ -166,7 +166,7 @@ def test_missing_shard(tmp_path: Path) -> None:
     folder = tiny.write_folder(tmp_path, SHARDED)
     assert [info.name for info in check(folder).tensors] == ["a", "b"]
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors.*missing"):
+    with pytest.raises(ModelError, match=r"(?s)a shard that the index names is missing.*model-00002-of-00002\.safetensors"):
         check(folder)
     done = packer("build", folder, "--to", "oci:out", check=False)
     assert (done.returncode, "interrupted download" in done.stderr) == (3, True)
@@ -200,7 +200,7 @@ def test_a_hostile_card_is_no_card(tmp_path: Path, card: str) -> None:
 
 
 def test_odd_texts_in_a_config_are_made_harmless(tmp_path: Path) -> None:
-    config = json.dumps({"model_type": "\ud800\x1b[31mred", "architectures": [{}], "_name_or_path": "n" * 5_000_000})
+    config = json.dumps({"model_type": "\ud800\x1b[31mred", "architectures": [{}], "_name_or_path": "n" * 3_000_000})
     files = {"model.safetensors": safetensors_bytes({}, b""), "config.json": config.encode()}
     done = packer("build", tiny.write_folder(tmp_path / "m", files), "--to", f"oci:{tmp_path}/out")
     assert "\x1b" not in packer("inspect", f"oci:{tmp_path}/out").stdout + done.stderr

@@ -226,3 +226,12 @@ def test_many_headers_of_a_large_model(tmp_path: Path, registry: Server, wire: W
     report = examine(look(f"{wire.address}/huge:v1"))
     assert report.ok and len(report.tensors) == 100_000
     assert wire.bytes_down < 64 << 20
+
+
+def test_pickles_on_the_hub_are_told_with_what_they_import(hub: StrictHub, environment: dict[str, str]) -> None:
+    import pickle
+
+    hub.files.clear()
+    hub.files.update({"pytorch_model.bin": pickle.dumps(os.system), "config.json": b"{}"})
+    done = packer("validate", "hf://acme/tiny", env=environment, check=False)
+    assert (done.returncode, "pickle-dangerous" in done.stdout, "posix.system" in done.stdout) == (3, True, True)
