@@ -151,7 +151,8 @@ def _next_header(stream: BinaryIO, origin: str) -> tarfile.TarInfo | None:
     if not block.strip(b"\0"):
         return None
     try:
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+        # a name that is too long for its field may be cut inside a letter; the whole name came before
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.TarError, ValueError) as error:
         raise ContentError(f"this is not a tar header ({error})", subject=origin) from error
     if info.size < 0:

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from containers import tar
 from containers.layers import FILEPATH
-from containers.tar import Member, TarLayer, folder, read_tar
+from containers.tar import Member, TarLayer, folder, read_tar, walk_tar
 from registry.blob import BytesBlob, TypedBlob
 from registry.descriptor import IMAGE_CONFIG, IMAGE_LAYER, MANIFEST
+from registry.errors import ContentError
 from registry.layout import Layout
 from registry.manifest import encode, make_manifest
 from tests.parts.command import packer
@@ -165,3 +167,30 @@ def test_include_takes_only_matching_files(tmp_path: Path, gguf_model: Path) -> 
     assert [path.name for path in (tmp_path / "pulled").iterdir()] == ["LICENSE"]
     done = packer("pull", f"oci:{tmp_path}/out", tmp_path / "none", "--include", "*.nope", check=False)
     assert (done.returncode, "no file matches" in done.stderr) == (3, True)
+
+
+def test_a_long_name_that_is_cut_inside_a_letter() -> None:
+    name = "\x80" * 26 + "\u0800" * 14 + ".bin"
+    layer = TarLayer((member(name, b"x"),))
+    with layer.open() as stream:
+        assert [(entry.name, b"".join(entry.content)) for entry in read_tar(stream, "test")] == [(name, b"x")]
+    with layer.open() as stream:
+        whole = io.BytesIO(stream.read())
+    assert [(found, size) for found, _, size in walk_tar(whole, "test")] == [(name, 1)]
+
+
+def test_walking_finds_what_reading_finds() -> None:
+    members = tuple(member(f"{at}" * (at + 1), bytes([at]) * at) for at in range(0, 180, 7))
+    with TarLayer(members).open() as stream:
+        whole = stream.read()
+    read = [(entry.name, b"".join(entry.content)) for entry in read_tar(io.BytesIO(whole), "test")]
+    walked = [(name, whole[start : start + size]) for name, start, size in walk_tar(io.BytesIO(whole), "test")]
+    assert walked == read and len(walked) == len(members)
+
+
+def test_a_tar_of_too_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar, "MAX_MEMBERS", 3)
+    with TarLayer(tuple(Member(f"{at}", 0, io.BytesIO) for at in range(5))).open() as stream:
+        whole = io.BytesIO(stream.read())
+    with pytest.raises(ContentError, match="too many members"):
+        list(walk_tar(whole, "test"))
