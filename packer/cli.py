@@ -141,7 +141,7 @@ def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
         click.echo(_conclusion(plan, until, result))
 
 
-@cli.command()
+@cli.command(short_help="Prove that models are what they claim to be.")
 @click.argument("paths", metavar="PATH_OR_REF...", nargs=-1, required=True)
 @click.option("--deep", is_flag=True, help="Read every value: NaN, Inf, zeros, scales, and statistics of each tensor.")
 @click.option(
@@ -177,7 +177,7 @@ _EXIT_ORDER = (0, 6, 2, 5, 3)
 """What counts most of several: a model that is wrong, then one that could not be had."""
 
 
-@cli.command()
+@cli.command(short_help="Write a model with its weights in files of a given size.")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--max-size", metavar="SIZE", required=True, help="Bytes a file may have, such as 4GiB or 500MB.")
@@ -197,7 +197,7 @@ def shard(source: str, target: Path, *, max_size: str, include: tuple[str, ...],
     _tell_written(written, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Write a model with its weights in one file.")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match; may be repeated.")
@@ -211,7 +211,7 @@ def merge(source: str, target: Path, *, include: tuple[str, ...], as_json: bool)
     _tell_written(written, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Show what a model or an artifact holds.")
 @click.argument("what", metavar="REF_OR_PATH")
 @click.option("--tensors", is_flag=True, help="List every tensor; of a reference or hf:// only headers are downloaded.")
 @plain_http
@@ -228,7 +228,7 @@ def inspect(what: str, *, tensors: bool, plain_http: bool, as_json: bool) -> Non
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else render(report))
 
 
-@cli.command()
+@cli.command(short_help="Write the model in an artifact to a folder.")
 @click.argument("reference", metavar="REF")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--include", multiple=True, metavar="GLOB", help="Write only files that match; may be repeated.")

@@ -64,7 +64,9 @@ class Folder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            self._refuse_others({file.name for file in files})
+            names = {file.name for file in files}
+            self._refuse_others(names)
+            self._remove_stale(names)
             there = sum(path.stat().st_size for file in files if (path := self._found(file.name)).exists())
             require_free(self.path, sum(file.size for file in files) - there, _SPACE)
             staged = self._stage_all(files)
@@ -78,10 +80,11 @@ class Folder:
     def _locked(self) -> Iterator[None]:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError("another packer is writing to this folder", subject=str(self.path)) from error
             yield
-        except BlockingIOError as error:
-            raise UsageError("another packer is writing to this folder", subject=str(self.path)) from error
         finally:
             os.close(descriptor)
 
@@ -96,6 +99,13 @@ class Folder:
                     found=name.as_posix(),
                     hint="name another folder",
                 )
+
+    def _remove_stale(self, names: set[RelativePath]) -> None:
+        """Remove what another run, with another result, has left in the hidden folder."""
+        staging = self.path / STAGING
+        for path in staging.rglob("*"):
+            if not path.is_dir() and path.relative_to(staging).as_posix() not in names:
+                path.unlink()
 
     def _found(self, name: RelativePath) -> Path:
         """Where what is there of a file lies."""
@@ -130,7 +140,8 @@ class Folder:
             for count in _copy(file.blob, file.size, whole, target.fileno()):
                 self.advance(count)
                 if stop.is_set():
-                    break
+                    return path
+            os.fsync(target.fileno())
         return path
 
 

@@ -115,6 +115,14 @@ def test_a_staged_file_that_is_too_long_is_cut(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"right"
 
 
+def test_what_another_run_has_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / STAGING / "deep").mkdir(parents=True)
+    (tmp_path / STAGING / "deep" / "model-00001-of-00009.safetensors").write_bytes(b"x")
+    (tmp_path / STAGING / "a").write_bytes(b"o")
+    Folder(tmp_path).write([named("a", b"one")])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"one"}
+
+
 def test_killed_between_the_names(tmp_path: Path) -> None:
     (tmp_path / STAGING).mkdir()
     (tmp_path / "a").write_bytes(b"one")
