@@ -166,7 +166,9 @@ def test_missing_shard(tmp_path: Path) -> None:
     folder = tiny.write_folder(tmp_path, SHARDED)
     assert [info.name for info in check(folder).tensors] == ["a", "b"]
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"(?s)a shard that the index names is missing.*model-00002-of-00002\.safetensors"):
+    with pytest.raises(
+        ModelError, match=r"(?s)a shard that the index names is missing.*model-00002-of-00002\.safetensors"
+    ):
         check(folder)
     done = packer("build", folder, "--to", "oci:out", check=False)
     assert (done.returncode, "interrupted download" in done.stderr) == (3, True)
