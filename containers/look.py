@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from containers.tar import walk_tar
-from containers.unpack import is_wanted, model_name, raw_name, unreadable
+from containers.unpack import is_wanted, model_name, raw_name, refuse_conflicts, unreadable
 from formats.examine import READERS
 from formats.snapshot import ModelFile, Origin, Snapshot
 from registry.descriptor import Descriptor
@@ -14,7 +14,7 @@ from registry.errors import ModelError
 from registry.join import JoinedBlob, Region
 from registry.manifest import Manifest
 from registry.names import relative_path
-from registry.ranged import WINDOW
+from registry.ranged import BUFFER
 from registry.store import Source
 
 
@@ -29,6 +29,7 @@ def model_snapshot(manifest: Manifest, source: Source) -> Snapshot:
         found = pool.map(lambda layer: list(_files(layer, source)), layers)
         # a later layer's file replaces an earlier one's, as in a container
         files = {file.name: file for files in found for file in files}
+    refuse_conflicts(set(files), manifest)
     if not files:
         raise ModelError(
             "nothing in this artifact is a file of a model",
@@ -49,5 +50,5 @@ def _files(layer: Descriptor, source: Source) -> Iterator[ModelFile]:
     with blob.open() as stream:
         for path, start, size in walk_tar(stream, layer.digest):
             if name := model_name(path, layer):
-                member = JoinedBlob((Region(blob, start, size),), buffer=WINDOW)
+                member = JoinedBlob((Region(blob, start, size),), buffer=BUFFER)
                 yield ModelFile(relative_path(name, layer.digest), size, member)

@@ -124,13 +124,15 @@ def walk_tar(stream: BinaryIO, origin: str) -> Iterator[tuple[str, int, int]]:
 
     Reads headers alone. `ContentError` as `read_tar` has it, and for more than `MAX_MEMBERS`.
     """
-    long_name, position = "", 0
+    long_name, position, whole = "", 0, stream.seek(0, io.SEEK_END)
     for _ in range(MAX_MEMBERS):
         stream.seek(position)
         info = _next_header(stream, origin)
         if info is None:
             return
         start, position = position + BLOCK, position + BLOCK + info.size + -info.size % BLOCK
+        if position > whole:
+            raise ContentError("a tar member is truncated", subject=origin, expected=f"{position} bytes", found=whole)
         if info.type == tarfile.GNUTYPE_LONGNAME:
             long_name = _long_name(stream, info, origin)
             continue

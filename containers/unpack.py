@@ -38,7 +38,7 @@ def unpack(manifest: Manifest, source: Source, target: Path, include: Sequence[s
     require_free(target, sum(layer.size for layer in layers), "free some space, or take less with --include")
     with tempfile.TemporaryDirectory(dir=target, prefix=".packer-") as scratch:
         whole = [pair for layer in layers for pair in _stage(source, layer, Path(scratch), include)]
-        _refuse_conflicts({name for name, _ in whole}, manifest)
+        refuse_conflicts({name for name, _ in whole}, manifest)
         written = [_move(name, path, target) for name, path in whole]
     if not written:
         raise ModelError(
@@ -72,8 +72,8 @@ def is_wanted(layer: Descriptor, manifest: Manifest, include: Sequence[str] = ()
     return path == ROOT or (bool(path) and matches(path.removeprefix(f"{ROOT}/"), include))
 
 
-def _refuse_conflicts(names: set[str], manifest: Manifest) -> None:
-    """A path that is a file and a folder at once would stop the renaming halfway."""
+def refuse_conflicts(names: set[str], manifest: Manifest) -> None:
+    """`ContentError` for a path that is a file and a folder at once, which would stop the renaming halfway."""
     for name in names:
         parts = name.split("/")
         if any("/".join(parts[:depth]) in names for depth in range(1, len(parts))):

@@ -20,7 +20,7 @@ from registry.descriptor import OCTETS, Descriptor, parse_digest
 from registry.disk import require_free
 from registry.errors import ContentError, ModelError, NotFoundError, ResponseError, TransferError, UsageError
 from registry.names import matches, relative_path
-from registry.ranged import Answer, RangedBlob
+from registry.ranged import Allowance, Answer, RangedBlob
 
 _OTHER_WEIGHTS = frozenset((*PICKLES, ".h5", ".msgpack", ".tflite", ".ot", ".mlmodel", ".mlpackage"))
 """What repositories carry besides a format of ours: the same weights for other frameworks."""
@@ -106,16 +106,17 @@ class _Ranged:
         from registry.http import prepare
 
         self._repository, self._commit, self._hint = repository, commit, hint
-        self._session = prepare(requests.Session())
+        self._session, self._unranged = prepare(requests.Session()), Allowance()
 
     def file(self, entry: Any) -> ModelFile:
         """One file, by what the Hub's tree says of it."""
         known = Descriptor(OCTETS, parse_digest(f"sha256:{entry.lfs.sha256}"), entry.size) if entry.lfs else None
         origin = f"hf://{self._repository}@{self._commit}/{entry.path}"
-        blob = RangedBlob(partial(self._get, entry.path, origin), entry.size, origin, self._hint, known)
+        request = partial(self._get, entry.path, origin, entry.size)
+        blob = RangedBlob(request, entry.size, origin, self._hint, known, self._unranged)
         return ModelFile(relative_path(entry.path, origin), entry.size, blob)
 
-    def _get(self, path: str, origin: str, start: int, end: int) -> Answer:
+    def _get(self, path: str, origin: str, size: int, start: int, end: int) -> Answer:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils._headers import build_hf_headers
 
@@ -133,7 +134,7 @@ class _Ranged:
                 expected="206 or 200",
                 found=f"{response.status_code} {response.reason}",
             )
-        return range_answer(response, start, origin)
+        return range_answer(response, start, end, size, origin)
 
 
 def choose(names: Sequence[str], include: Sequence[str], origin: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
@@ -10,7 +9,7 @@ import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 
 from registry.blob import CHUNK
-from registry.errors import ResponseError, TransferError
+from registry.errors import ContentError, TransferError
 from registry.ranged import Answer
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 _TIMEOUT = (10.0, 120.0)
 """Seconds: to connect, and between two bytes of an answer."""
-
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 def prepare(session: requests.Session) -> requests.Session:
@@ -67,17 +64,23 @@ def range_header(start: int, end: int) -> dict[str, str]:
     return {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
 
 
-def range_answer(response: requests.Response, start: int, origin: str) -> Answer:
-    """What came for `range_header`; `ResponseError` if it is another range than was asked for."""
-    body = cast(BinaryIO, Body(response, origin))
-    if response.status_code != 206:
-        return Answer(body, is_partial=False)
-    said = response.headers.get("Content-Range", "")
-    match = _CONTENT_RANGE.fullmatch(said)
-    if not match or int(match[1]) != start:
-        body.close()
-        raise ResponseError("the server sent another range", subject=origin, expected=f"bytes {start}-", found=said)
-    return Answer(body, is_partial=True)
+def range_answer(response: requests.Response, start: int, end: int, size: int, origin: str) -> Answer:
+    """What came for `range_header`, of a content of `size` bytes; `ContentError` if it is something else.
+
+    RFC 9110, sections 14.4 and 15.3.7. A server that ignores Range sends the whole, and says so by its length.
+    """
+    is_partial = response.status_code == 206
+    if is_partial:
+        expected, found = f"bytes {start}-{end - 1}/{size}", response.headers.get("Content-Range", "no Content-Range")
+        is_right = found in (expected, f"bytes {start}-{end - 1}/*")
+    else:
+        expected, found = f"{size} bytes", f"{response.headers.get('Content-Length', size)} bytes"
+        is_right = found == expected or "Content-Encoding" in response.headers
+    if not is_right:
+        response.close()
+        what = "the server sent another range" if is_partial else "the server sent something else than this content"
+        raise ContentError(what, subject=origin, expected=expected, found=found[:200])
+    return Answer(cast(BinaryIO, Body(response, origin)), is_partial)
 
 
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -1,7 +1,7 @@
 """Blobs that are far away and are read in ranges: a header costs some kilobytes, whatever the size of its file.
 
 RFC 9110, section 14. A server may ignore a Range and send the whole; its answer is then read forward and dropped,
-within a bound, so that nobody fetches gigabytes who asked for a header.
+within bounds, so that nobody fetches gigabytes who asked for a header.
 """
 
 from __future__ import annotations
@@ -9,22 +9,29 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 from typing import BinaryIO, NamedTuple, cast
 
-from registry.blob import digest_stream
+from registry.blob import CHUNK, digest_stream
 from registry.descriptor import OCTETS, Descriptor
-from registry.errors import ResponseError, TransferError
+from registry.errors import ContentError, NotFoundError, ResponseError, TransferError
 
 WINDOW = 64 << 10
-"""Bytes that are asked for at least."""
+"""Bytes that are asked for at the front, and where one read follows the other."""
+
+BUFFER = 4 << 10
+"""Bytes that are asked for after a jump, such as from one member of a tar to the next."""
 
 MAX_REQUEST = 4 << 20
 """Bytes that are asked for at most."""
 
 MAX_UNRANGED = 64 << 20
-"""Bytes of one content that are read from a server that ignores Range."""
+"""Bytes of one content that are taken from a server that ignores Range. The kernel may have received some more."""
+
+MAX_UNRANGED_IN_ALL = 256 << 20
+"""The same for all contents of one source together."""
 
 
 class Answer(NamedTuple):
@@ -35,14 +42,28 @@ class Answer(NamedTuple):
 
 
 Request = Callable[[int, int], Answer]
-"""Asks for the bytes from the first number up to the second; whoever calls closes the body."""
+"""Asks for the bytes from the first number up to, and without, the second; whoever calls closes the body."""
 
 
-@dataclass(frozen=True, eq=False)
+class Allowance:
+    """What may come from one source without Range, all contents and threads together."""
+
+    def __init__(self) -> None:
+        self._lock, self._spent = Lock(), 0
+
+    def spend(self, count: int) -> bool:
+        """Whether `count` more bytes may come."""
+        with self._lock:
+            self._spent += count
+            return self._spent <= MAX_UNRANGED_IN_ALL
+
+
+@dataclass(eq=False)
 class RangedBlob:
     """`size` bytes far away, whose streams seek. `origin` names them, `hint` says how to fetch them whole.
 
-    A range cannot be checked against a digest: what is published must be read in another way.
+    A range cannot be checked against a digest: what is published must be read in another way. The first window is
+    kept, because small files and headers are read more than once. Streams of several threads are independent.
     """
 
     request: Request
@@ -50,36 +71,46 @@ class RangedBlob:
     origin: str
     hint: str
     known: Descriptor | None = None
+    allowance: Allowance = field(default_factory=Allowance)
+    head: bytes = field(default=b"", init=False, repr=False)
+    _unranged: int = field(default=0, init=False, repr=False)
 
     @cached_property
     def descriptor(self) -> Descriptor:
         """What is known; without that, everything is fetched and read, once."""
         if self.known:
             return self.known
-        with self.open() as stream:
-            return Descriptor(OCTETS, digest_stream(stream), self.size)
-
-    @cached_property
-    def head(self) -> bytes:
-        """The first window, kept: small files and headers are read more than once."""
-        buffer = bytearray(min(WINDOW, self.size))
-        with _Reader(self) as reader:
-            count = reader.fetch(0, memoryview(buffer)) if buffer else 0
-        return bytes(buffer[:count])
+        with io.BufferedReader(_Reader(self), MAX_REQUEST) as stream:
+            return Descriptor(OCTETS, digest_stream(cast(BinaryIO, stream)), self.size)
 
     def open(self) -> BinaryIO:
         """A stream over the bytes; nothing is fetched before it is read."""
-        return cast(BinaryIO, io.BufferedReader(_Reader(self), WINDOW))
+        return cast(BinaryIO, io.BufferedReader(_Reader(self), BUFFER))
+
+    def spend(self, count: int) -> None:
+        """Account for `count` bytes that come only because the server ignores Range; `ResponseError` if too many."""
+        self._unranged += count
+        if self._unranged > MAX_UNRANGED or not self.allowance.spend(count):
+            raise ResponseError(
+                "the server does not answer Range requests, so to read on is to fetch the whole: "
+                f"{self.size / (1 << 20):,.0f} MiB",
+                subject=self.origin,
+                expected=f"206 Partial Content, or what is needed within {MAX_UNRANGED >> 20} MiB of each file and "
+                f"{MAX_UNRANGED_IN_ALL >> 20} MiB in all",
+                found=f"200 OK, {self._unranged / (1 << 20):,.0f} MiB of this file needed",
+                hint=self.hint,
+            )
 
 
 class _Reader(io.RawIOBase):
-    """Reads by one request for each call; from a server that ignores Range, by one for all."""
+    """Reads window by window, each by one request; from a server that ignores Range, by one request for all."""
 
     def __init__(self, blob: RangedBlob) -> None:
         super().__init__()
-        self._blob, self._position = blob, 0
+        self._blob, self._position, self._is_first = blob, 0, True
+        self._start, self._window = 0, blob.head
         self._whole: BinaryIO | None = None
-        self._whole_at = self._dropped = 0
+        self._whole_at = 0
 
     def readable(self) -> bool:
         return True
@@ -96,79 +127,61 @@ class _Reader(io.RawIOBase):
         view = memoryview(buffer)[: max(self._blob.size - self._position, 0)]  # type: ignore[arg-type]
         if not view:
             return 0
-        head = self._blob.head
-        if self._position < len(head):
-            piece = head[self._position : self._position + len(view)]
-            view[: len(piece)] = piece
-            count = len(piece)
-        else:
-            count = self.fetch(self._position, view[:MAX_REQUEST])
-        self._position += count
-        return count
+        if not self._start <= self._position < self._start + len(self._window):
+            self._fetch(len(view))
+        at = self._position - self._start
+        piece = memoryview(self._window)[at : at + len(view)]
+        view[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
 
-    def fetch(self, start: int, view: memoryview) -> int:
-        """Some bytes from `start` on, by the server; a connection that breaks is tried once more."""
+    def close(self) -> None:
+        self._drop()
+        super().close()
+
+    def _fetch(self, wanted: int) -> None:
+        """Have a window for a read of `wanted` bytes; a connection that breaks is tried once more."""
+        jumped = not self._is_first and self._position != self._start + len(self._window)
+        length = max(wanted, BUFFER) if jumped else max(wanted + BUFFER, WINDOW)
+        start, end = self._position, min(self._position + min(length, MAX_REQUEST), self._blob.size)
         try:
-            return self._fetch(start, view)
-        except ResponseError:
+            self._window = self._take(start, end)
+        except (NotFoundError, ContentError, ResponseError):
             raise
         except TransferError:
             self._drop()
-            return self._fetch(start, view)
+            self._window = self._take(start, end)
+        self._start, self._is_first = start, False
+        if not start and len(self._window) <= WINDOW:
+            self._blob.head = self._window
 
-    def _fetch(self, start: int, view: memoryview) -> int:
+    def _take(self, start: int, end: int) -> bytes:
         if self._whole is None or self._whole_at > start:
-            answer = self._blob.request(start, start + len(view))
+            self._drop()
+            answer = self._blob.request(start, end)
             if answer.is_partial:
                 with closing(answer.body) as body:
-                    return self._taken(body, view)
-            self._drop()
+                    return self._exactly(body, end - start)
             self._whole, self._whole_at = answer.body, 0
-        while self._whole_at < start:
-            self._account(min(start - self._whole_at, WINDOW))
-            self._advance(len(self._whole.read(min(start - self._whole_at, WINDOW))))
-        self._account(len(view))
-        count = self._taken(self._whole, view)
-        self._whole_at += count
-        return count
+        self._blob.spend(end - self._whole_at)
+        for at in range(self._whole_at, start, CHUNK):
+            self._exactly(self._whole, min(CHUNK, start - at))
+        data = self._exactly(self._whole, end - start)
+        self._whole_at = end
+        return data
 
-    def _taken(self, body: BinaryIO, view: memoryview) -> int:
-        """Fill the view from a body, or end with what it has; that there is nothing is an error."""
-        taken = 0
-        while taken < len(view) and (piece := body.read(len(view) - taken)):
-            view[taken : taken + len(piece)] = piece
-            taken += len(piece)
-        if not taken:
+    def _exactly(self, body: BinaryIO, count: int) -> bytes:
+        pieces = []
+        while count and (piece := body.read(count)):
+            pieces.append(piece)
+            count -= len(piece)
+        if count:
             raise TransferError(
-                "the answer ended early",
-                subject=self._blob.origin,
-                expected=f"{len(view)} bytes more",
-                hint="run it again",
+                "the answer ended early", subject=self._blob.origin, expected=f"{count} bytes more", hint="run it again"
             )
-        return taken
-
-    def _advance(self, count: int) -> None:
-        if not count:
-            raise TransferError("the answer ended early", subject=self._blob.origin, hint="run it again")
-        self._whole_at += count
-
-    def _account(self, count: int) -> None:
-        self._dropped += count
-        if self._dropped > MAX_UNRANGED:
-            raise ResponseError(
-                "the server does not answer Range requests, so to read on is to fetch the whole: "
-                f"{self._blob.size / (1 << 20):,.0f} MiB",
-                subject=self._blob.origin,
-                expected=f"206 Partial Content, or what is needed within the first {MAX_UNRANGED >> 20} MiB",
-                found="200 OK",
-                hint=self._blob.hint,
-            )
+        return b"".join(pieces)
 
     def _drop(self) -> None:
         if self._whole:
             self._whole.close()
             self._whole = None
-
-    def close(self) -> None:
-        self._drop()
-        super().close()

@@ -24,7 +24,7 @@ from registry.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST, 
 from registry.errors import ContentError, NotFoundError, ResponseError, TransferError, UsageError
 from registry.http import Body, prepare, range_answer, range_header
 from registry.manifest import MAX_MANIFEST, Index, Manifest, decode
-from registry.ranged import Answer, RangedBlob
+from registry.ranged import Allowance, Answer, RangedBlob
 
 _ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -40,6 +40,7 @@ class Remote:
     def __init__(self, host: str, repository: str, *, plain_http: bool = False) -> None:
         self._host, self._repository, self._plain_http = host, repository, plain_http
         self._authorization: Mapping[str, str] = {}
+        self._unranged = Allowance()
         self._root = f"{'http' if plain_http else 'https'}://{_API_HOSTS.get(host, host)}"
         self._base = f"{self._root}/v2/{repository}"
 
@@ -78,11 +79,11 @@ class Remote:
         origin = f"{self._host}/{self._repository}@{descriptor.digest}"
 
         def request(start: int, end: int) -> Answer:
-            path = f"blobs/{descriptor.digest}"
-            return range_answer(self._request("GET", path, origin, headers=range_header(start, end)), start, origin)
+            response = self._request("GET", f"blobs/{descriptor.digest}", origin, headers=range_header(start, end))
+            return range_answer(response, start, end, descriptor.size, origin)
 
         hint = f"packer pull {self._host}/{self._repository}:TAG DIR fetches it all; then validate DIR"
-        return RangedBlob(request, descriptor.size, origin, hint, descriptor)
+        return RangedBlob(request, descriptor.size, origin, hint, descriptor, self._unranged)
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
         """A stream over a blob of the repository, checked as it comes."""

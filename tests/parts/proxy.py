@@ -1,4 +1,4 @@
-"""A way to a server on loopback that counts the bytes that come along it."""
+"""A way to a server on loopback that counts the bytes that come along it, and spoils what it is told to spoil."""
 
 from __future__ import annotations
 
@@ -6,19 +6,36 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
 class Wire:
-    """The address of the proxy, and the bytes that came from the server since `reset`."""
+    """The address of the proxy, and the bytes that came from the server since `reset`.
+
+    With `drops_range` the server never sees a Range, and answers as one that ignores it. Each number in `cuts` ends one
+    connection after so many bytes from the server.
+    """
 
     address: str
     bytes_down: int = 0
+    drops_range: bool = False
+    cuts: list[int] = field(default_factory=list)
 
     def reset(self) -> None:
         """Count from nothing."""
         self.bytes_down = 0
+
+    def passed(self, data: bytes) -> bytes:
+        """What of the server's bytes goes on; less than all is the end of the connection."""
+        if self.cuts:
+            data = data[: self.cuts.pop(0)]
+        self.bytes_down += len(data)
+        return data
+
+    def asked(self, data: bytes) -> bytes:
+        """What of the client's bytes goes on."""
+        return data.replace(b"\r\nRange: ", b"\r\nX-Dropped: ") if self.drops_range else data
 
 
 @contextlib.contextmanager
@@ -28,22 +45,30 @@ def counting_proxy(target: str) -> Iterator[Wire]:
     listener = socket.create_server(("127.0.0.1", 0))
     wire = Wire(f"127.0.0.1:{listener.getsockname()[1]}")
 
-    def pump(source: socket.socket, sink: socket.socket, *, counts: bool) -> None:
+    def up(client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                wire.bytes_down += len(data) if counts else 0
-                sink.sendall(data)
+            while data := client.recv(1 << 16):
+                server.sendall(wire.asked(data))
         with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
+            server.shutdown(socket.SHUT_WR)
+
+    def down(server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                passed = wire.passed(data)
+                client.sendall(passed)
+                if len(passed) < len(data):
+                    break
+        for end in (client, server):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def serve(client: socket.socket) -> None:
         with client, socket.create_connection((host, int(port))) as server:
-            up = threading.Thread(target=pump, args=(client, server), kwargs={"counts": False}, daemon=True)
-            up.start()
-            pump(server, client, counts=True)
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-            up.join()
+            sender = threading.Thread(target=up, args=(client, server), daemon=True)
+            sender.start()
+            down(server, client)
+            sender.join()
 
     def accept() -> None:
         with contextlib.suppress(OSError):
