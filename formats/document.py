@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from formats.findings import Rule
 from formats.snapshot import ModelFile
 
-MAX_CONFIG = 4 << 20
+MAX_CONFIG = 6 << 20
 """Bytes of a document that may have any form. A parser takes twenty times that in memory."""
 
 MAX_VALUES, MAX_PAIRS = 100_000, 200_000
@@ -19,7 +19,7 @@ MAX_VALUES, MAX_PAIRS = 100_000, 200_000
 _WORDS = {b"w": rb"[ \t\n\r]*+", b"t": rb'"([^"\\\0-\x1f]*+)"', b"n": rb"(-?(?:0|[1-9][0-9]{0,18}))"}
 _MAP = re.compile(rb"%(w)s%(t)s%(w)s:%(w)s\{(%(w)s\})?" % _WORDS)
 _PAIR = re.compile(rb"%(w)s%(t)s%(w)s:%(w)s(?:%(t)s|%(n)s)%(w)s([,}])" % _WORDS)
-_NEXT = re.compile(rb"%(w)s([,}])" % _WORDS)
+_START, _NEXT, _END = (re.compile(rb"%b%b" % (_WORDS[b"w"], mark)) for mark in (rb"\{", rb"([,}])", rb"\Z"))
 
 
 def read_json(file: ModelFile, rule: Rule, limit: int = MAX_CONFIG, *, unique: bool = False) -> dict[str, Any]:
@@ -63,7 +63,8 @@ class _Maps:
 
     def read(self) -> dict[str, dict[str, str | int]]:
         maps: dict[str, dict[str, str | int]] = {}
-        self._at, last = self._start(), b","
+        self._take(_START)
+        last = b","
         while last == b",":
             name, empty = self._take(_MAP)
             if maps.setdefault(name.decode(), {}):
@@ -71,15 +72,8 @@ class _Maps:
             if not empty:
                 self._fill(maps[name.decode()])
             last = self._take(_NEXT)[0]
-        if self._raw[self._at :].strip(b" \t\n\r"):
-            self._fail()
+        self._take(_END)
         return maps
-
-    def _start(self) -> int:
-        start = self._raw.find(b"{") + 1
-        if not start or self._raw[: start - 1].strip(b" \t\n\r"):
-            self._fail()
-        return start
 
     def _fill(self, pairs: dict[str, str | int]) -> None:
         last = b","

@@ -15,34 +15,23 @@ from typing import NoReturn
 from formats.cursor import Cursor
 from formats.findings import Rule
 from formats.gguf_check import check_content
+from formats.gguf_metadata import ARRAY, INT32, SCALARS, STRING, UINT16, UINT32, Metadata, Pair, read_text
 from formats.rules import gguf as rules
 from formats.snapshot import ModelFile
 from formats.tensors import TensorInfo, WeightFile
 
+__all__ = ["ARRAY", "INT32", "MAGIC", "SCALARS", "STRING", "TYPES", "UINT16", "UINT32", "Header", "read", "read_header"]
+
 MAGIC = b"GGUF"
 MAX_DIMENSIONS = 4
 MAX_TENSORS = MAX_PAIRS = 1 << 16
-MAX_KEY = (1 << 16) - 1
 MAX_NAME = 63
 MAX_FINDINGS = 100
 LARGEST = (1 << 63) - 1
 """Bytes that a tensor's sizes may come to, sizes of zero left out: programs compute with 64 bits and a sign."""
 
-MAX_TEXT, MAX_KEPT = 1 << 20, 16 << 20
-"""Bytes of one text value, and of all keys and values that are kept, 64 for each besides its text."""
-MAX_WALKED = 32 << 20
-"""Bytes of all arrays that are walked and not kept; a vocabulary of 250,000 takes a third of it."""
-MAX_NESTING = 3
-MAX_KEPT_ARRAY = 64
-"""Arrays with more elements (vocabularies) are walked but not kept."""
-
-UINT16, UINT32, INT32, STRING, ARRAY = 2, 4, 5, 8, 9
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Number of a value type to its form in `struct`."""
-
 _MIN_TENSOR = 8 + 4 + 4 + 8
 _MIN_PAIR = 8 + 4 + 1
-_VALUE = 64
 
 # fmt: off
 TYPES = {
@@ -59,21 +48,6 @@ TYPES = {
 # fmt: on
 """Number of a tensor type to its name, the elements of a block and the bytes of a block: the gguf package's table,
 which a test compares; importing the package takes longer than reading a header."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One pair of the metadata: its value as kept, its type, and the bytes of the file that hold it.
-
-    `length` is that of an array, else 0; `item` the type of its elements.
-    """
-
-    value: object
-    kind: int
-    start: int
-    end: int
-    item: int = 0
-    length: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,7 +78,6 @@ def read_header(file: ModelFile) -> Header:
 class _Reader:
     def __init__(self, file: ModelFile, cursor: Cursor) -> None:
         self._file, self._cursor = file, cursor
-        self._kept, self._walked = 0, 0
 
     def read(self) -> Header:
         version = self._version()
@@ -118,13 +91,7 @@ class _Reader:
         ):
             found = f"{tensor_count} tensors and {pair_count} keys in {left} bytes"
             self._reject(rules.COUNTS, f"at most {MAX_TENSORS} tensors and {MAX_PAIRS} keys, that fit", found)
-        pairs: dict[str, Pair] = {}
-        for _ in range(pair_count):
-            key = self._text(rules.KEY, MAX_KEY)
-            self._keep(key, len(key), rules.KEY)
-            if key in pairs:
-                self._reject(rules.KEY, "each key once", f"{key!r} twice")
-            pairs[key] = self._pair(key)
+        pairs = Metadata(self._file, cursor).read(pair_count)
         table = [self._entry() for _ in range(tensor_count)]
         alignment = self._alignment(pairs)
         start = -(-cursor.position // alignment) * alignment
@@ -141,69 +108,8 @@ class _Reader:
                 return version
         rules.VERSION.reject(self._file.name, expected="2 or 3", found=struct.unpack("<I", raw)[0])
 
-    def _pair(self, key: str) -> Pair:
-        cursor = self._cursor
-        start = cursor.position - len(key.encode()) - 8
-        kind = cursor.number("I")
-        if kind != ARRAY:
-            value = self._value(kind, key, 0)
-            return Pair(value, kind, start, cursor.position)
-        item, length = cursor.number("I"), cursor.number("Q")
-        value = self._array(key, item, length, 0)
-        return Pair(value, kind, start, cursor.position, item, length)
-
-    def _value(self, kind: int, key: str, depth: int) -> object:
-        if kind in SCALARS:
-            return self._cursor.scalar(SCALARS[kind])
-        if kind == STRING:
-            return self._value_text(key)
-        if kind != ARRAY or depth > MAX_NESTING:
-            self._reject(rules.VALUE, "a type from 0 to 12, arrays not nested deeply", f"{key!r} of type {kind}")
-        return self._array(key, self._cursor.number("I"), self._cursor.number("Q"), depth)
-
-    def _array(self, key: str, kind: int, count: int, depth: int) -> object:
-        width = struct.calcsize(SCALARS[kind]) if kind in SCALARS else 8
-        if count * width > self._file.size - self._cursor.position:
-            self._reject(rules.VALUE, "an array that fits the file", f"{key!r} of {count} elements")
-        if count <= MAX_KEPT_ARRAY:
-            self._keep(key, _VALUE * count, rules.VALUE)
-            return [self._value(kind, key, depth + 1) for _ in range(count)]
-        if kind not in SCALARS and kind != STRING:
-            self._reject(rules.VALUE, f"at most {MAX_KEPT_ARRAY} arrays in an array", f"{key!r} of {count}")
-        start, left = self._cursor.position, 0
-        if kind == STRING:
-            left = self._cursor.skip_texts(count, MAX_WALKED - self._walked)
-        else:
-            self._cursor.skip(count * width)
-        self._walked += self._cursor.position - start
-        if left or self._walked > MAX_WALKED:
-            self._reject(rules.VALUE, f"at most {MAX_WALKED} bytes of arrays", f"{key!r} of {count} elements")
-        return f"{count} values"
-
-    def _value_text(self, key: str) -> str:
-        length = self._cursor.number("Q")
-        if length > MAX_TEXT:
-            self._reject(rules.TEXT, f"at most {MAX_TEXT} bytes", f"{key!r} of {length} bytes")
-        self._keep(key, length, rules.TEXT)
-        return self._cursor.take(length).decode(errors="replace")
-
-    def _keep(self, key: str, size: int, rule: Rule) -> None:
-        self._kept += _VALUE + size
-        if self._kept > MAX_KEPT:
-            self._reject(rule, f"at most {MAX_KEPT} bytes of keys and values", f"more, from {key[:80]!r} on")
-
-    def _text(self, rule: Rule, limit: int) -> str:
-        length = self._cursor.number("Q")
-        if length > limit:
-            self._reject(rule, f"at most {limit} bytes", f"{length} bytes")
-        raw = self._cursor.take(length)
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            self._reject(rule, "UTF-8", raw)
-
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self._text(rules.NAME, MAX_NAME)
+        name = read_text(self._file, self._cursor, rules.NAME, MAX_NAME)
         dimensions = self._cursor.number("I")
         if dimensions > MAX_DIMENSIONS:
             self._reject(rules.RANK, f"at most {MAX_DIMENSIONS}", dimensions, name)

@@ -6,10 +6,9 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from formats.findings import Finding
+from formats.onnx_operators import find_foreign, foreign_operators, set_experiments_apart
 from formats.onnx_tensors import TensorReader, all_tensors, text
 from formats.onnx_weight import weigh
 from formats.onnx_wire import Outline, Skeleton, read_outline
@@ -25,13 +24,8 @@ MAX_FILE = (1 << 31) - 1
 MAX_WEIGHT = 48 << 20
 """Bytes of memory that a model may take without its tensors."""
 
-MAX_OPERATOR_SETS = 100
-"""The checker copies them for each function."""
-
 MAX_LISTED = 64
 """Inputs, outputs or operators that are kept of each."""
-
-_STANDARD = frozenset(("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"))
 
 
 def read(file: ModelFile, snapshot: Snapshot) -> WeightFile:
@@ -42,19 +36,28 @@ def read(file: ModelFile, snapshot: Snapshot) -> WeightFile:
     if file.size > MAX_FILE:
         rules.TOO_LARGE.reject(file.name, expected=f"at most {MAX_FILE} bytes", found=f"{file.size} bytes")
     outline = read_outline(file)
-    if weigh(outline.data, MAX_WEIGHT) > MAX_WEIGHT:
-        rules.TOO_LARGE.reject(file.name, expected=f"at most {MAX_WEIGHT} bytes in memory", found="more")
+    _weigh(file, outline)
     model = parse(file, outline)
     if not model.ir_version or not model.opset_import or not model.graph.node:
         rules.PROTOBUF.reject(file.name, expected="ir_version, opset_import and a graph with nodes", found="not all")
-    domains = _domains(file, model)
+    set_experiments_apart(model)
+    foreign = foreign_operators(file, model)
     tensors = tuple(TensorReader(file, snapshot, outline.payloads).read(model))
-    foreign = sorted({f"{text(node.domain)}::{text(node.op_type)}" for node in _foreign(model, domains)})
-    read = WeightFile(tensors, _metadata(model, foreign), tuple(_foreign_findings(file, foreign)))
+    read = WeightFile(tensors, _metadata(model, foreign), tuple(find_foreign(file, foreign)))
     data = model.SerializeToString()
     del model, outline
     _check(file, data)
     return read
+
+
+def _weigh(file: ModelFile, outline: Outline) -> None:
+    """Refuse what would take too much memory, before it is made objects of."""
+    try:
+        weight = weigh(outline.data, MAX_WEIGHT)
+    except ValueError as error:
+        rules.PROTOBUF.reject(file.name, expected="a protobuf of an ONNX model", found=str(error))
+    if weight > MAX_WEIGHT:
+        rules.TOO_LARGE.reject(file.name, expected=f"at most {MAX_WEIGHT} bytes in memory", found="more")
 
 
 def parse(file: ModelFile, skeleton: Skeleton | Outline) -> Any:
@@ -82,36 +85,6 @@ def _check(file: ModelFile, data: bytes) -> None:
 
 
 _SAID = 1000
-
-
-def _domains(file: ModelFile, model: Any) -> set[str]:
-    """The domains of all operator sets that the model and its functions import."""
-    domains = {entry.domain for imports in (model, *model.functions) for entry in imports.opset_import}
-    if len(domains) > MAX_OPERATOR_SETS:
-        rules.TOO_LARGE.reject(file.name, expected=f"at most {MAX_OPERATOR_SETS} operator sets", found=len(domains))
-    return domains
-
-
-def _nodes(nodes: Any) -> Iterator[Any]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
-
-
-def _foreign(model: Any, domains: set[str]) -> Iterator[Any]:
-    """The nodes of operators that are neither standard nor functions of the model."""
-    foreign = domains - _STANDARD - {function.domain for function in model.functions}
-    if foreign:
-        for nodes in (model.graph.node, *(function.node for function in model.functions)):
-            yield from (node for node in _nodes(nodes) if node.domain in foreign)
-
-
-def _foreign_findings(file: ModelFile, foreign: list[str]) -> Iterator[Finding]:
-    for domain in sorted({name.partition("::")[0] for name in foreign}):
-        names = [name.partition("::")[2] for name in foreign if name.startswith(f"{domain}::")]
-        yield rules.FOREIGN.finding(file.name, expected="operators of ai.onnx", found=f"{domain}: {', '.join(names)}")
 
 
 def _metadata(model: Any, foreign: list[str]) -> dict[str, object]:

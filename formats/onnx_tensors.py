@@ -125,6 +125,8 @@ class TensorReader:
     def _tensor(self, path: Path, tensor: Any, payload: Payload | None) -> TensorInfo:
         from onnx import TensorProto
 
+        if isinstance(tensor.name, bytes):
+            self._reject(rules.PROTOBUF, tensor, "the name of a tensor in UTF-8", tensor.name)
         shape, elements = self._shape(tensor)
         is_external = tensor.data_location == TensorProto.EXTERNAL
         kinds = [key for key in (*_FIELDS.values(), "raw_data") if len(getattr(tensor, key))]

@@ -29,11 +29,11 @@ _Table = dict[int, _Field]
 
 
 def weigh(data: bytes, limit: int) -> int:
-    """Bytes of memory that a ModelProto takes; counting stops beyond `limit`, and where it is no message."""
+    """Bytes of memory that a ModelProto takes; counting stops beyond `limit`. `ValueError` if it is no message."""
     try:
         return _weigh(data, limit)
-    except (IndexError, KeyError):
-        return 0
+    except (IndexError, KeyError) as error:
+        raise ValueError("a field is malformed") from error
 
 
 def _weigh(data: bytes, limit: int) -> int:
@@ -41,43 +41,39 @@ def _weigh(data: bytes, limit: int) -> int:
     table, end = _model(), len(data)
     outer: list[tuple[_Table, int]] = []
     while total <= limit:
-        while at >= end:
-            if not outer:
-                return total
+        while at == end and outer:
             table, end = outer.pop()
-        tag, at = data[at], at + 1
-        if tag > 0x7F:
-            tag, at = _varint(data, tag, at)
+        if at >= end:
+            break
+        tag, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at)
         kind = tag & 7
         if kind == _BYTES:
-            length, at = data[at], at + 1
-            if length > 0x7F:
-                length, at = _varint(data, length, at)
+            length, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at)
             field = table.get(tag >> 3, _UNKNOWN)
             total += field.once + field.each * length
-            if field.message is None:
+            if field.message is None or at + length > end:
                 at += length
             else:
                 outer.append((table, end))
-                table, end = field.message, min(at + length, end)
+                table, end = field.message, at + length
         elif kind == _VARINT:
-            while data[at] > 0x7F:
-                at += 1
-            total, at = total + NUMBER, at + 1
+            total, at = total + NUMBER, _varint(data, at)[1]
         else:
             total, at = total + NUMBER, at + _WIDTHS[kind]
+    if at > end:
+        raise IndexError
     return total
 
 
-def _varint(data: bytes, first: int, at: int) -> tuple[int, int]:
-    number, shift = first & 0x7F, 7
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
     while data[at] > 0x7F:
         number |= (data[at] & 0x7F) << shift
         at, shift = at + 1, shift + 7
     return number | data[at] << shift, at + 1
 
 
-_UNKNOWN = _Field(0, 2, None)
+_UNKNOWN = _Field(TEXT, 2, None)
 
 
 @cache

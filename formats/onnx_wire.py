@@ -50,8 +50,8 @@ _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 _HEAD = 20
 """Bytes before the content of a field: two numbers of at most ten bytes."""
 
-_SLOW = 100
-"""Bytes that a field counts besides its own if it is looked at by itself."""
+_PLAIN, _SLOW = 8, 100
+"""Bytes that a field counts besides its own, so that time is bounded too; what is looked at by itself takes more."""
 
 Path = tuple[int, ...]
 """Where a tensor is in a model: field number and position in the field, from the model down."""
@@ -123,7 +123,9 @@ class _Walk:
         while cursor.position < end:
             window, at = cursor.window(min(_HEAD, end - cursor.position))
             stop = min(len(window), at + end - cursor.position)
-            pieces.append(self._whole(plain_fields(window, at, stop, seen) - at))
+            place, count = plain_fields(window, at, stop, seen)
+            self._left -= _PLAIN * count
+            pieces.append(self._whole(place - at))
             if cursor.position < end:
                 pieces += self._field(kinds, end, path, seen)
         if kind == "model" and seen[GRAPH] > 1:
@@ -184,11 +186,12 @@ class _Walk:
         rules.PROTOBUF.reject(self._file.name, expected=expected, found=found)
 
 
-def plain_fields(window: bytes, at: int, stop: int, seen: dict[int, int]) -> int:
-    """Pass over the fields before `stop` that are of no interest and simply written; the place of the first other one.
+def plain_fields(window: bytes, at: int, stop: int, seen: dict[int, int]) -> tuple[int, int]:
+    """Pass over the fields before `stop` that are simply written and of no interest; where they end, and how many.
 
-    `seen` are the numbers of fields of interest; the small ones among them are counted and passed over.
+    `seen` are the numbers of fields of interest; the small ones among them are counted there, and passed over.
     """
+    count = 0
     try:
         while at < stop:
             tag, place = window[at], at + 1
@@ -199,24 +202,27 @@ def plain_fields(window: bytes, at: int, stop: int, seen: dict[int, int]) -> int
                 length, place = window[place], place + 1
                 if length > 0x7F:
                     length, place = length & 0x7F | window[place] << 7, place + 1
-                if length >= _TWO_BYTES or (length > SMALL and number in seen):
-                    return at
-                place += length
+                place += length if length < _TWO_BYTES and (length <= SMALL or number not in seen) else stop
             elif kind == _VARINT:
-                first = place
-                while window[place] > 0x7F:
-                    place += 1
-                place = place + 1 if place - first < 10 else stop + 1
+                place = _behind_varint(window, place)
             else:
                 place += _WIDTHS[kind]
             if not number or tag >= _TWO_BYTES or place > stop:
-                return at
+                break
             if kind == _BYTES and number in seen:
                 seen[number] += 1
-            at = place
+            at, count = place, count + 1
     except (IndexError, KeyError):
         pass
-    return at
+    return at, count
+
+
+def _behind_varint(window: bytes, at: int) -> int:
+    """The place behind a number of at most ten bytes."""
+    for place in range(at, at + 10):
+        if window[place] < 0x80:
+            return place + 1
+    raise IndexError
 
 
 _TWO_BYTES = 1 << 14

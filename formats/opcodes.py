@@ -32,6 +32,9 @@ _FIRST, _CHUNK = 4 << 10, 64 << 10
 _LONGEST = 64 << 10
 """Bytes of the longest argument that is read and not skipped; of a line, in any case."""
 
+_FARTHEST = 1 << 40
+"""Bytes of an argument that a file may hold; file systems do not seek to any offset."""
+
 _NAME = 200
 """Characters of the longest module or name that is believed."""
 
@@ -113,6 +116,8 @@ class Source:
 
     def skip(self, size: int) -> None:
         """Pass over `size` bytes, by seeking where the stream can."""
+        if size > _FARTHEST:
+            raise _BrokenError
         ready = min(size, len(self._data) - self._position)
         self._position += ready
         if self._stream.seekable():
@@ -261,7 +266,7 @@ class _Machine:
         self._stack.extend(self._pop(1) * 2)
 
     def _put(self, key: bytes) -> None:
-        self._memo[int(key)] = self._top()
+        self._memo[_number(key)] = self._top()
 
     def _put_binary(self, key: bytes) -> None:
         self._memo[int.from_bytes(key, "little")] = self._top()
@@ -275,7 +280,7 @@ class _Machine:
         return self._stack[-1]
 
     def _get(self, key: bytes) -> None:
-        self._stack.append(self._memo.get(int(key)))
+        self._stack.append(self._memo.get(_number(key)))
 
     def _get_binary(self, key: bytes) -> None:
         self._stack.append(self._memo.get(int.from_bytes(key, "little")))
@@ -339,6 +344,11 @@ def _argument(source: Source, size: int, *, twice: bool) -> bytes:
         return source.read(length)
     source.skip(length)
     return b""
+
+
+def _number(line: bytes) -> int:
+    """A number in text as the unpickler reads it, which is up to a NUL."""
+    return int(line.split(b"\0")[0])
 
 
 def _text(name: str, argument: bytes) -> str | None:

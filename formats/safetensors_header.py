@@ -38,8 +38,8 @@ _MEMBER = re.compile(rb"(%(w)s%(s)s%(w)s:%(w)s\{(?:[^\"{}]++|%(s)s)*+\})%(w)s([,
 
 _METADATA = re.compile(rb'%(w)s"__metadata__"%(w)s:%(w)s\{%(w)s(\}%(w)s[,}])?' % _WORDS)
 _QUOTE, _COLON, _NEXT = (re.compile(_SPACE.decode() + mark) for mark in ('"', rf':{_SPACE.decode()}"', "([,}])"))
-_END = re.compile(_SPACE + b"([,}])")
 _EMPTY = re.compile(rb"\{%(w)s\}" % _WORDS)
+_END = re.compile(rb"%(w)s\Z" % _WORDS)
 
 Entry = tuple[str, str, tuple[int, ...], int, int]
 """A tensor's name, dtype and shape, and its two offsets. Numbers are from 0 to 2**64 - 1."""
@@ -73,14 +73,14 @@ class Header:
                 yield self._name(name), dtype.decode(), self._shape(shape), int(start), int(end)
                 at = match.end()
             elif match := _METADATA.match(data, at):
-                at = self._texts(match.end()) if not match[1] else match.end()
+                at = self._nothing(match.end()) if match[1] else self._texts(match.end())
                 last = data[at - 1 : at]
             elif match := _MEMBER.match(data, at, at + MAX_ENTRY):
                 yield from self._odd(match[1])
                 at, last = match.end(), match[2]
             else:
                 self._malformed(at, f"a name and a flat object, in at most {MAX_ENTRY} bytes")
-        if data[at:].strip(b" \t\n\r"):
+        if not _END.match(data, at):
             self._malformed(at, "nothing but spaces after the object")
 
     def _name(self, raw: bytes) -> str:
@@ -122,6 +122,10 @@ class Header:
         except (ValueError, RecursionError) as error:
             self._reject(rules.JSON, "JSON", error)
         return parsed
+
+    def _nothing(self, at: int) -> int:
+        self._keep([])
+        return at
 
     def _texts(self, at: int) -> int:
         """Read the metadata from behind its brace to the mark behind its other brace; where that ends.

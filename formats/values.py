@@ -5,32 +5,39 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
-from formats.decode import Blocks, Decoder, decoder
-from formats.examine import FORMATS, Report
+from formats.decode import Decoder
+from formats.examine import Report
 from formats.findings import Finding
 from formats.moments import Moments, moments, of_numbers
+from formats.onnx_values import Varints
+from formats.parts import PIECE, Part, parts, pieces, units
 from formats.rules import values as rules
-from formats.snapshot import ModelFile
-from formats.tensors import TensorInfo, WeightFile
-from registry.errors import ContentError
+from formats.tensors import TensorInfo
 
-PIECE = 1 << 20
-"""Bytes that are decoded at once; blocks of ggml, which are decoded slowly, in a quarter of it."""
-
-UNIT = 16 << 20
-"""Bytes that one thread deals with before it takes the next."""
-
-_MAX_TENSORS = 1024
-_FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _F16_MAX = 65504.0
+_INTEGERS = re.compile(r"U?I(?:NT)?\d+|BOOL|STRING|UNDEFINED")
+_OF_ONNX = re.compile(r"U?INT\d+|B?FLOAT.*|DOUBLE|COMPLEX\d+")
+"""Types that only ONNX has, by their names."""
+
+_EIGHT_BITS = re.compile(r"F(?:LOAT)?8.*")
 _SCALE = re.compile(r".*(?:(?:weight|input|output|[qkv])_(?:global_)?scale(?:_inv|_2)?|[._]scales|\.SCB|absmax)")
-_MAY_BE_ZERO = re.compile(r".*(?:bias|beta|lora_B\.weight|lora_embedding_B)")
+_SIGNED_SCALE = re.compile(r".*[._]scales")
+"""MLX gives a scale the sign that its range asks for."""
+
+_CODES = re.compile(r".*(?:weight|weight_packed|_blocks|_quantized)")
+"""Integers that stand for weights; all others are counters, indexes and zero points."""
+
+_MAY_BE_ZERO = re.compile(
+    r".*(?:bias|beta|zero_point|zeros|running_mean|token_type_embeddings\.weight|lora_(?:embedding_)?B(?:\.\w+)*)"
+)
+_CONSTANT = 4096
+"""Elements of an ONNX tensor that may be zeros because a program wants zeros: initial states, paddings, masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +67,6 @@ class TensorValues:
         }
 
 
-class _Part(NamedTuple):
-    """A run of bytes of one tensor, in whole blocks."""
-
-    tensor: TensorInfo
-    file: ModelFile
-    how: Decoder | None
-    start: int
-    end: int
-    inline: Any = None
-
-
 def measure(report: Report, threads: int = 0) -> Iterator[TensorValues]:
     """Every tensor of the weight files that could be read, in order; each byte is read once.
 
@@ -78,22 +74,22 @@ def measure(report: Report, threads: int = 0) -> Iterator[TensorValues]:
     """
     workers = threads or max(os.cpu_count() or 1, 2)
     with ThreadPoolExecutor(workers) as pool:
-        results = _ahead(pool, _measure, _units(_parts(report)), 2 * workers)
+        results = _ahead(pool, _measure, units(parts(report)), 2 * workers)
         pairs = (pair for unit in results for pair in unit)
         for _, group in groupby(pairs, key=lambda pair: id(pair[0])):
-            parts = list(group)
-            yield TensorValues(parts[0][0], sum((known for _, known in parts), Moments()))
+            known = list(group)
+            yield TensorValues(known[0][0], sum((part for _, part in known), Moments()))
 
 
 def _ahead(
     pool: ThreadPoolExecutor,
-    call: Callable[[list[_Part]], list[tuple[TensorInfo, Moments]]],
-    units: Iterable[list[_Part]],
+    call: Callable[[list[Part]], list[tuple[TensorInfo, Moments]]],
+    every: Iterable[list[Part]],
     limit: int,
 ) -> Iterator[list[tuple[TensorInfo, Moments]]]:
     """The results in order, at most `limit` units ahead of whoever takes them."""
     waiting: deque[Future[list[tuple[TensorInfo, Moments]]]] = deque()
-    for unit in units:
+    for unit in every:
         waiting.append(pool.submit(call, unit))
         if len(waiting) > limit:
             yield waiting.popleft().result()
@@ -101,60 +97,7 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _parts(report: Report) -> Iterator[_Part]:
-    files = {file.name: file for file in report.snapshot.files}
-    for file, weights in report.read.items():
-        order, inline = _order(file), _inline(file, weights)
-        for at, tensor in enumerate(weights.tensors):
-            how = decoder(tensor.dtype, order)
-            step = max(UNIT // how.block_bytes, 1) * how.block_bytes if how else UNIT
-            if at in inline:
-                yield _Part(tensor, file, None, 0, 0, inline[at])
-            elif not how or tensor.start == tensor.end:
-                yield _Part(tensor, file, None, 0, 0)
-            else:
-                for start in range(tensor.start, tensor.end, step):
-                    yield _Part(tensor, files[tensor.file], how, start, min(start + step, tensor.end))
-
-
-def _order(file: ModelFile) -> str:
-    from formats.gguf import read_header
-
-    return read_header(file).order if FORMATS[file.suffix] == "gguf" else "<"
-
-
-def _inline(file: ModelFile, weights: WeightFile) -> Mapping[int, Any]:
-    """The small tensors of an ONNX model whose values stand in its protobuf, by position."""
-    if FORMATS[file.suffix] != "onnx":
-        return {}
-    from onnx import TensorProto, numpy_helper
-
-    from formats.onnx import all_tensors, parse
-    from formats.onnx_wire import read_skeleton
-
-    model = parse(file, read_skeleton(file))
-    return {
-        at: numpy_helper.to_array(tensor)
-        for at, (tensor, known) in enumerate(zip(all_tensors(model), weights.tensors, strict=True))
-        if known.start == known.end and known.parameters and tensor.data_type != TensorProto.STRING
-    }
-
-
-def _units(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    """Parts in groups that are worth a thread's while."""
-    unit: list[_Part] = []
-    size = 0
-    for part in parts:
-        unit.append(part)
-        size += part.end - part.start
-        if size >= UNIT or len(unit) >= _MAX_TENSORS:
-            yield unit
-            unit, size = [], 0
-    if unit:
-        yield unit
-
-
-def _measure(unit: list[_Part]) -> list[tuple[TensorInfo, Moments]]:
+def _measure(unit: list[Part]) -> list[tuple[TensorInfo, Moments]]:
     """What is known of each part."""
     import numpy
 
@@ -167,59 +110,67 @@ def _measure(unit: list[_Part]) -> list[tuple[TensorInfo, Moments]]:
     return known
 
 
-def _measured(part: _Part, stream: Any, buffer: Any) -> Moments:
+def _measured(part: Part, stream: Any, buffer: Any) -> Moments:
     import numpy
 
     if part.inline is not None:
         flat = part.inline.reshape(-1)
         return of_numbers(flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat.astype(numpy.float64))
     known = Moments()
-    if not part.how:
-        return known
-    most = PIECE // 4 if isinstance(part.how, Blocks) else PIECE
-    step = most // part.how.block_bytes * part.how.block_bytes
     stream.seek(part.start)
-    for start in range(part.start, part.end, step):
-        piece = buffer[: min(step, part.end - start)]
-        _fill(stream, piece, part)
-        known += moments(piece, part.how)
+    if isinstance(part.how, Varints):
+        rest = buffer[:0]
+        for piece in pieces(part, stream, buffer, 1):
+            raw, rest = part.how.raw(part.file, numpy.concatenate((rest, piece)))
+            known += _of_bytes(raw, part.how.how, part.left - known.seen)
+    elif part.how:
+        for piece in pieces(part, stream, buffer, part.how.block_bytes):
+            known += _of_bytes(piece, part.how, part.left - known.seen)
     return known
 
 
-def _fill(stream: Any, piece: Any, part: _Part) -> None:
-    view = memoryview(piece)
-    while view:
-        count = stream.readinto(view)
-        if not count:
-            raise ContentError(
-                "the file ended while its values were read", subject=part.file.name, expected=f"{len(view)} bytes more"
-            )
-        view = view[count:]
+def _of_bytes(data: Any, how: Decoder, left: float) -> Moments:
+    """Of raw bytes, of which the first `left` values count."""
+    if left >= 2 * len(data):
+        return moments(data, how)
+    whole, half = divmod(int(left), 2)
+    return moments(data[:whole], how) + of_numbers(how.numbers(data[whole : whole + 1])[:half])
 
 
 def judge_values(values: TensorValues) -> Iterator[Finding]:
     """What is wrong with the values of a tensor."""
     tensor, known = values.tensor, values.moments
-    is_onnx = tensor.dtype not in _FLOATS and tensor.dtype.startswith(("FLOAT", "DOUBLE", "BFLOAT"))
     if tensor.parameters and not known.seen:
         yield rules.UNMEASURED.finding(tensor.file, tensor=tensor.name, found=tensor.dtype)
+    is_constant = _OF_ONNX.fullmatch(tensor.dtype) and not _SCALE.fullmatch(tensor.name)
     where = f"the first at {known.first_bad} of {known.seen}"
-    for rule, count in ((rules.NAN, known.nan), (rules.INF_CONSTANT if is_onnx else rules.INF, known.inf)):
+    for rule, count in ((rules.NAN, known.nan), (rules.INF_CONSTANT if is_constant else rules.INF, known.inf)):
         if count:
             yield rule.finding(tensor.file, tensor=tensor.name, expected="finite numbers", found=f"{count}, {where}")
-    if known.zeros == known.seen > 0 and not is_onnx and not _MAY_BE_ZERO.fullmatch(tensor.name):
+    if known.zeros == known.seen > 0 and not _may_be_zero(tensor):
         yield rules.ZERO.finding(tensor.file, tensor=tensor.name, found=f"{known.zeros} zeros")
-    if known.finite and tensor.dtype in _FLOATS:
+    if known.finite and not _INTEGERS.fullmatch(tensor.dtype):
         yield from _judge_size(values)
+
+
+def _may_be_zero(tensor: TensorInfo) -> bool:
+    """Whether zeros are what a good model may have here; a scale of zeros is told as a scale."""
+    if _SCALE.fullmatch(tensor.name):
+        return not _EIGHT_BITS.fullmatch(tensor.dtype)
+    if _MAY_BE_ZERO.fullmatch(tensor.name):
+        return True
+    if _OF_ONNX.fullmatch(tensor.dtype) and (len(tensor.shape) < 2 or tensor.parameters < _CONSTANT):
+        return True
+    return bool(_INTEGERS.fullmatch(tensor.dtype)) and not _CODES.fullmatch(tensor.name)
 
 
 def _judge_size(values: TensorValues) -> Iterator[Finding]:
     tensor, known = values.tensor, values.moments
-    found = f"{known.low:g} to {known.high:g}"
+    found, largest = f"{known.low:g} to {known.high:g}", max(-known.low, known.high)
     if _SCALE.fullmatch(tensor.name):
-        if known.low < 0:
+        if known.low < 0 and not _SIGNED_SCALE.fullmatch(tensor.name):
             yield rules.SCALE.finding(tensor.file, tensor=tensor.name, expected="positive numbers", found=found)
-        elif known.low < 1e-12 or known.high > 1e6:
+        elif not _EIGHT_BITS.fullmatch(tensor.dtype) and (known.zeros or 0 < known.low < 1e-12 or largest > 1e6):
             yield rules.SCALE_SIZE.finding(tensor.file, tensor=tensor.name, expected="1e-12 to 1e6", found=found)
-    elif max(-known.low, known.high) > _F16_MAX:
+    elif largest > _F16_MAX and not _EIGHT_BITS.fullmatch(tensor.dtype) and not _OF_ONNX.fullmatch(tensor.dtype):
         yield rules.MAGNITUDE.finding(tensor.file, tensor=tensor.name, expected=f"at most {_F16_MAX:g}", found=found)

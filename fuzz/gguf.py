@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from formats.gguf import ARRAY, SCALARS, STRING, TYPES, read_header
+from formats.gguf import TYPES, read_header
+from formats.gguf_metadata import ARRAY, SCALARS, STRING
 from formats.snapshot import ModelFile
 from fuzz.blind import mutate_content, number
 from fuzz.mutant import Content, Mutant, Seed
@@ -45,11 +46,11 @@ class Spec:
         tensors, pairs = self.counts or (len(self.tensors), len(self.pairs))
         parts = [struct.pack(f"{self.order}4sIQQ", b"GGUF", self.version, tensors, pairs)]
         for key, kind, value in self.pairs:
-            parts += [_text(self.order, key), struct.pack(f"{self.order}I", kind), value]
+            parts += [text(self.order, key), struct.pack(f"{self.order}I", kind), value]
         for name, shape, kind, offset in self.tensors:
             rank = len(shape)
             numbers = (rank, *(size % (1 << 64) for size in shape), kind % (1 << 32), offset % (1 << 64))
-            parts += [_text(self.order, name), struct.pack(f"{self.order}I{rank}QIQ", *numbers)]
+            parts += [text(self.order, name), struct.pack(f"{self.order}I{rank}QIQ", *numbers)]
         head = b"".join(parts)
         return Content(head + bytes(-len(head) % self.alignment), self.zeros)
 
@@ -57,13 +58,13 @@ class Spec:
 def seeds() -> list[Seed]:
     """Models of each version and byte order, one with all types, and SmolLM2's header with few and with all tokens."""
     made = {
-        "little": _model("<", 3),
-        "big": _model(">", 3),
-        "version 2": _model("<", 2),
+        "little": model("<", 3),
+        "big": model(">", 3),
+        "version 2": model("<", 2),
         "types": _types(),
-        "values": replace(_model("<", 3), pairs=(*_pairs("<"), *_values("<"))),
-        "big values": replace(_model(">", 3), pairs=(*_pairs(">"), *_values(">"))),
-        "bare": Spec((_string("<", "general.architecture", "x"),), (), 0),
+        "values": replace(model("<", 3), pairs=(*pairs("<"), *_values("<"))),
+        "big values": replace(model(">", 3), pairs=(*pairs(">"), *_values(">"))),
+        "bare": Spec((string("<", "general.architecture", "x"),), (), 0),
     }
     seeds = [Seed(name, {FILE: spec.content()}, 1.0, spec) for name, spec in made.items()]
     real = _real()
@@ -74,20 +75,24 @@ def seeds() -> list[Seed]:
     ]
 
 
-def _text(order: str, text: bytes) -> bytes:
-    return struct.pack(f"{order}Q", len(text)) + text
+def text(order: str, data: bytes) -> bytes:
+    """A text as it is written."""
+    return struct.pack(f"{order}Q", len(data)) + data
 
 
-def _scalar(order: str, key: str, code: str, value: float) -> Pair:
+def scalar(order: str, key: str, code: str, value: float) -> Pair:
+    """A pair with a number, in `struct`'s word for its type."""
     kind = next(kind for kind, known in SCALARS.items() if known == code)
     return key.encode(), kind, struct.pack(order + code, value)
 
 
-def _string(order: str, key: str, value: str) -> Pair:
-    return key.encode(), STRING, _text(order, value.encode())
+def string(order: str, key: str, value: str) -> Pair:
+    """A pair with a text."""
+    return key.encode(), STRING, text(order, value.encode())
 
 
-def _array(order: str, kind: int, items: list[bytes]) -> bytes:
+def array(order: str, kind: int, items: list[bytes]) -> bytes:
+    """An array as it is written, of items as they are written."""
     return struct.pack(f"{order}IQ", kind, len(items)) + b"".join(items)
 
 
@@ -95,22 +100,22 @@ _TOKENS = 72
 """More than are kept of an array."""
 
 
-def _pairs(order: str) -> tuple[Pair, ...]:
+def pairs(order: str) -> tuple[Pair, ...]:
     """What a small llama says of itself."""
-    number_of = partial(_scalar, order, code="I")
-    tokens = _array(order, STRING, [_text(order, f"t{at}".encode()) for at in range(_TOKENS)])
-    scores = _array(order, 6, [struct.pack(f"{order}f", -at) for at in range(_TOKENS)])
-    kinds = _array(order, 5, [struct.pack(f"{order}i", 1)] * _TOKENS)
+    number_of = partial(scalar, order, code="I")
+    tokens = array(order, STRING, [text(order, f"t{at}".encode()) for at in range(_TOKENS)])
+    scores = array(order, 6, [struct.pack(f"{order}f", -at) for at in range(_TOKENS)])
+    kinds = array(order, 5, [struct.pack(f"{order}i", 1)] * _TOKENS)
     return (
-        _string(order, "general.architecture", "llama"),
-        _scalar(order, "general.alignment", "I", 32),
+        string(order, "general.architecture", "llama"),
+        scalar(order, "general.alignment", "I", 32),
         *(number_of(key=f"llama.{key}", value=value) for key, value in _SIZES.items()),
-        _scalar(order, "llama.attention.layer_norm_rms_epsilon", "f", 1e-5),
+        scalar(order, "llama.attention.layer_norm_rms_epsilon", "f", 1e-5),
         (b"tokenizer.ggml.tokens", ARRAY, tokens),
         (b"tokenizer.ggml.scores", ARRAY, scores),
         (b"tokenizer.ggml.token_type", ARRAY, kinds),
         number_of(key="tokenizer.ggml.bos_token_id", value=1),
-        _scalar(order, "tokenizer.ggml.add_bos_token", "?", 1),
+        scalar(order, "tokenizer.ggml.add_bos_token", "?", 1),
     )
 
 
@@ -125,18 +130,18 @@ _SIZES = {
 
 def _values(order: str) -> tuple[Pair, ...]:
     """A value of every type, and arrays of them, also of arrays."""
-    scalars = tuple(_scalar(order, f"any.{code}", code, 1) for code in SCALARS.values())
+    scalars = tuple(scalar(order, f"any.{code}", code, 1) for code in SCALARS.values())
     arrays = tuple(
-        (f"any.array.{kind}".encode(), ARRAY, _array(order, kind, [struct.pack(order + code, 1)] * 3))
+        (f"any.array.{kind}".encode(), ARRAY, array(order, kind, [struct.pack(order + code, 1)] * 3))
         for kind, code in SCALARS.items()
     )
-    inner = _array(order, 4, [struct.pack(f"{order}I", 7)] * 2)
-    nested = (b"any.nested", ARRAY, _array(order, ARRAY, [inner, inner]))
-    empty = (b"any.empty", ARRAY, _array(order, STRING, []))
-    return (*scalars, *arrays, nested, empty, (b"any.\xc3\xa9", STRING, _text(order, b"\xff\xfe")))
+    inner = array(order, 4, [struct.pack(f"{order}I", 7)] * 2)
+    nested = (b"any.nested", ARRAY, array(order, ARRAY, [inner, inner]))
+    empty = (b"any.empty", ARRAY, array(order, STRING, []))
+    return (*scalars, *arrays, nested, empty, (b"any.\xc3\xa9", STRING, text(order, b"\xff\xfe")))
 
 
-def _placed(tensors: list[tuple[str, tuple[int, ...], int]], alignment: int = 32) -> tuple[tuple[Tensor, ...], int]:
+def placed(tensors: list[tuple[str, tuple[int, ...], int]], alignment: int = 32) -> tuple[tuple[Tensor, ...], int]:
     """The tensors one behind the other, and the bytes that they take."""
     placed: list[Tensor] = []
     end = 0
@@ -150,22 +155,24 @@ def _placed(tensors: list[tuple[str, tuple[int, ...], int]], alignment: int = 32
     return tuple(placed), end
 
 
-def _model(order: str, version: int) -> Spec:
+def model(order: str = "<", version: int = 3) -> Spec:
+    """A small llama that is right."""
     layers = [(f"blk.{layer}.{part}.weight", (32, 8), 2) for layer in range(2) for part in ("attn_q", "ffn_up")]
-    tensors, zeros = _placed([("token_embd.weight", (32, _TOKENS), 1), *layers, ("output_norm.weight", (32,), 0)])
-    return Spec(_pairs(order), tensors, zeros, order, version)
+    tensors, zeros = placed([("token_embd.weight", (32, _TOKENS), 1), *layers, ("output_norm.weight", (32,), 0)])
+    return Spec(pairs(order), tensors, zeros, order, version)
 
 
 def _types() -> Spec:
-    tensors, zeros = _placed([(name.lower(), (block, 2), kind) for kind, (name, block, _) in TYPES.items()], 64)
-    pairs = (_string("<", "general.architecture", "x"), _scalar("<", "general.alignment", "I", 64))
+    tensors, zeros = placed([(name.lower(), (block, 2), kind) for kind, (name, block, _) in TYPES.items()], 64)
+    pairs = (string("<", "general.architecture", "x"), scalar("<", "general.alignment", "I", 64))
     return Spec(pairs, tensors, zeros, alignment=64)
 
 
 def _real() -> Spec:
     """SmolLM2's own keys and tensors, its vocabulary cut."""
     header = read_header(ModelFile.of(FILE, FileBlob.at(_REAL)))
-    data = _REAL.open("rb").read(header.start)
+    with _REAL.open("rb") as stream:
+        data = stream.read(header.start)
     pairs: list[Pair] = []
     for key, pair in header.pairs.items():
         value = data[pair.start + 8 + len(key.encode()) + 4 : pair.end]
@@ -256,9 +263,9 @@ def _revalued(rng: Random, order: str, kind: int, value: bytes) -> bytes:
 
 def _nested(rng: Random, order: str) -> bytes:
     depth, width = rng.choice(((1, 1), (3, 2), (4, 2), (5, 1), (200, 1), (1000, 1), (2, 70), (3, 20)))
-    value = _array(order, 0, [b"\1"] * width)
+    value = array(order, 0, [b"\1"] * width)
     for _ in range(depth):
-        value = _array(order, ARRAY, [value] * (width if depth < 5 else 1))
+        value = array(order, ARRAY, [value] * (width if depth < 5 else 1))
     return value
 
 
@@ -330,9 +337,9 @@ def _alignment(rng: Random, spec: Spec) -> Spec:
 def _split(rng: Random, spec: Spec) -> Spec:
     """Keys of a part of a split model."""
     values = (("split.no", "H", rng.choice((0, 1, 2))), ("split.count", "H", rng.choice((0, 1, 2, 65535))))
-    added = (_scalar(spec.order, key, code, value) for key, code, value in values)
+    added = (scalar(spec.order, key, code, value) for key, code, value in values)
     return replace(
-        spec, pairs=(*spec.pairs, *added, _scalar(spec.order, "split.tensors.count", "i", number(rng, 6) % 99))
+        spec, pairs=(*spec.pairs, *added, scalar(spec.order, "split.tensors.count", "i", number(rng, 6) % 99))
     )
 
 

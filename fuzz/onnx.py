@@ -39,7 +39,8 @@ def seeds() -> list[Seed]:
     ]
 
 
-def _model(nodes: list[Any], weights: list[Any], **parts: Any) -> Any:
+def model(nodes: list[Any], weights: list[Any], **parts: Any) -> Any:
+    """A model of `x` and `y`, with these nodes and initializers."""
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
     sparse = parts.pop("sparse", None)
@@ -48,7 +49,8 @@ def _model(nodes: list[Any], weights: list[Any], **parts: Any) -> Any:
     return helper.make_model(graph, opset_imports=imports, ir_version=9, **parts)
 
 
-def _weight(name: str = "w", size: int = 4) -> Any:
+def weight(name: str = "w", size: int = 4) -> Any:
+    """A raw initializer of zeros."""
     return helper.make_tensor(name, TensorProto.FLOAT, [size], bytes(4 * size), raw=True)
 
 
@@ -56,7 +58,7 @@ def _add() -> Any:
     """Weights of each length that the wire format's reader treats in its own way."""
     nodes = [helper.make_node("Add", ["x", "w"], ["a"]), helper.make_node("Add", ["a", "t"], ["y"])]
     typed = helper.make_tensor("t", TensorProto.FLOAT, [4], [1.0, 2.0, 3.0, 4.0])
-    return _model(nodes, [_weight(), typed, _weight("large", 512), helper.make_tensor("n", 1, [400], [0.5] * 400)])
+    return model(nodes, [weight(), typed, weight("large", 512), helper.make_tensor("n", 1, [400], [0.5] * 400)])
 
 
 def _types() -> Any:
@@ -72,7 +74,7 @@ def _types() -> Any:
             weights.append(helper.make_tensor(f"raw {name}", kind, [4], bytes(size), raw=True))
     weights.append(helper.make_tensor("text", TensorProto.STRING, [2], [b"a", b"b"]))
     weights.append(helper.make_tensor("none", TensorProto.FLOAT, [0, 3], []))
-    return _model([helper.make_node("Identity", ["x"], ["y"])], weights)
+    return model([helper.make_node("Identity", ["x"], ["y"])], weights)
 
 
 def _subgraph() -> Any:
@@ -81,32 +83,32 @@ def _subgraph() -> Any:
     for name in ("then_branch", "else_branch"):
         result = helper.make_tensor_value_info("r", TensorProto.FLOAT, [4])
         nodes = [helper.make_node("Add", ["x", f"w_{name}"], ["r"])]
-        branches[name] = helper.make_graph(nodes, name, [], [result], [_weight(f"w_{name}")])
+        branches[name] = helper.make_graph(nodes, name, [], [result], [weight(f"w_{name}")])
     condition = helper.make_tensor("c", TensorProto.BOOL, [], [1])
     nodes = [
         helper.make_node("Constant", [], ["c"], value=condition),
         helper.make_node("If", ["c"], ["y"], **branches),
     ]
-    return _model(nodes, [_weight()])
+    return model(nodes, [weight()])
 
 
 def _function() -> Any:
     """A function of the model's own, which holds a tensor."""
-    body = [helper.make_node("Constant", [], ["c"], value=_weight("k")), helper.make_node("Add", ["v", "c"], ["s"])]
+    body = [helper.make_node("Constant", [], ["c"], value=weight("k")), helper.make_node("Add", ["v", "c"], ["s"])]
     function = helper.make_function("local", "plus", ["v"], ["s"], body, [helper.make_opsetid("", 19)])
-    return _model([helper.make_node("plus", ["x"], ["y"], domain="local")], [], functions=[function])
+    return model([helper.make_node("plus", ["x"], ["y"], domain="local")], [], functions=[function])
 
 
 def _sparse() -> Any:
     values = helper.make_tensor("sparse", TensorProto.FLOAT, [2], [1.0, 2.0])
     indices = helper.make_tensor("", TensorProto.INT64, [2], [1, 3])
     sparse = helper.make_sparse_tensor(values, indices, [4])
-    return _model([helper.make_node("Add", ["x", "sparse"], ["y"])], [], sparse=[sparse])
+    return model([helper.make_node("Add", ["x", "sparse"], ["y"])], [], sparse=[sparse])
 
 
 def _external() -> Any:
     """Weights in a file beside the model, one of them in a node."""
-    inside, outside = _weight("k"), _weight()
+    inside, outside = weight("k"), weight()
     for at, tensor in enumerate((inside, outside)):
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
@@ -117,7 +119,7 @@ def _external() -> Any:
         helper.make_node("Add", ["x", "w"], ["a"]),
         helper.make_node("Add", ["a", "c"], ["y"]),
     ]
-    return _model(nodes, [outside])
+    return model(nodes, [outside])
 
 
 def _tensor(rng: Random, data: bytes) -> bytes:

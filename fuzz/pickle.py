@@ -22,7 +22,7 @@ from fuzz.blind import number
 from fuzz.mutant import Content, Mutant, Seed
 from tests.parts.models import CACHE
 
-NAMES = ("model.bin", "weights.pt", "data.pkl", "notes.txt", "extra.dat", "archive.zip", "config.yaml")
+NAMES = ("model.bin", "notes.txt", "extra.dat", "archive.zip", "config.yaml", "tokenizer.model", "README")
 """Names that files are tried under: those of pickles, and others, which are judged by their content."""
 
 _LARGEST = 200_000
@@ -47,11 +47,18 @@ def seeds() -> list[Seed]:
     made |= {f"packed by {name}": pack(_calling(2)) for name, pack in _PACKERS.items()}
     made |= {"arrays": _array(), "twice packed": gzip.compress(bz2.compress(_calling(4)))}
     made |= {"several": _calling(2) + plain + _calling(4) + bytes(16)}
+    made |= {"old": _calling(0) + _calling(1), "instance": b"(S'1'\ni__builtin__\neval\n.", "object": _OBJECT}
     real = {path.name: path.read_bytes() for path in sorted((CACHE / "pickle").iterdir()) if "LICENSE" not in path.name}
     small = {name: data for name, data in real.items() if len(data) < _LARGEST}
-    return [Seed(name, {"": Content(data)}) for name, data in (made | small).items()] + [
+    bare = {
+        name for name, data in made.items() if b"PK" not in data and name.startswith(("protocol", "several", "old"))
+    }
+    return [Seed(name, {"": Content(data)}, 3.0 if name in bare else 1.0) for name, data in (made | small).items()] + [
         Seed(name, {"": Content(data)}, 0.2) for name, data in real.items() if name not in small
     ]
+
+
+_OBJECT = b"(c__builtin__\neval\nS'1'\no."
 
 
 class _Calls:
@@ -153,6 +160,74 @@ def _import(rng: Random, data: bytes) -> bytes:
     return data[:at] + rng.choice(_GLOBALS) + rng.choice((b"", b"(S'id'\ntR.", b")R", b"0")) + data[at:]
 
 
+def _line(rng: Random, data: bytes) -> bytes:
+    """Something odd at an end of a line, where arguments in text are."""
+    ends = _places(data, b"\n")
+    if not ends:
+        return _opcode(rng, data)
+    at = rng.choice(ends) - rng.choice((0, 0, 0, 1, 2))
+    odd = (
+        b"\0",
+        b"\0x",
+        b" ",
+        b"\r",
+        b"_",
+        b"_0",
+        b"L",
+        b"+",
+        b"-",
+        b"'",
+        b'"',
+        b"\\",
+        b"\xff",
+        b".",
+        b"0",
+        b"\t",
+        b"\\u0041",
+    )
+    return data[: max(at, 0)] + rng.choice(odd) + data[max(at, 0) :]
+
+
+def _inside(rng: Random, data: bytes) -> bytes:
+    """An opcode between two others, as pickletools reads them."""
+    try:
+        places = [place or 0 for _, _, place in pickletools.genops(data)]
+    except (ValueError, IndexError, OverflowError, UnicodeDecodeError):
+        return _opcode(rng, data)
+    at = rng.choice(places)
+    return data[:at] + rng.choice(_HARMLESS) + data[at:]
+
+
+_HARMLESS = (
+    *(
+        b"N0",
+        b"K\0000",
+        b"\x80\x02",
+        b"\x80\x05",
+        b"(1",
+        b"(l0",
+        b"]0",
+        b"})0"[:2],
+        b"I1\n0",
+        b"I01\n0",
+        b"L1L\n0",
+        b"F1\n0",
+    ),
+    *(b"S'a'\n0", b"Va\n0", b"U\1a0", b"N\x940", b"Np900\n0", b"Nq\xee0", b"N20" + b"0", b"\x95" + bytes(8), b"(N1"),
+    *(
+        b"c__builtin__\ndict\n0",
+        b"cos\npath\n0",
+        b"I 1\n0",
+        b"I1_0\n0",
+        b"F inf\n0",
+        b"L+1L\n0",
+        b"\x8a\0000",
+        b"\x8e" + bytes(8) + b"0",
+    ),
+)
+"""Opcodes that leave the stack as it was, more or less."""
+
+
 def _front(rng: Random, data: bytes) -> bytes:
     """Something in front, or the protocol's bytes taken away."""
     front = (b"\n", b" ", b"N0", b"\x80\x02", b"\x80\xff", b"K\x01.", b"text\n", b"PK\x03\x04", b"\x1f\x8b\x08", b"#")
@@ -186,5 +261,6 @@ def _places(data: bytes, mark: bytes) -> list[int]:
 
 
 _CHANGES: tuple[Callable[[Random, bytes], bytes], ...] = (
-    _any_byte, _any_byte, _any_byte, _any_byte, _opcode, _opcode, _replaced, _import, _front, _zip_field, _zip_field, _many,
+    *(_any_byte, _any_byte, _any_byte, _any_byte, _opcode, _opcode, _replaced),
+    *(_import, _front, _zip_field, _zip_field, _many, _line, _line, _inside, _inside),
 )  # fmt: skip

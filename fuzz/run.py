@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from fuzz.lane import FORMATS, Lane
@@ -53,6 +54,8 @@ def _arguments() -> argparse.Namespace:
 
 def _all(tallies: dict[str, Tally], seed: int, mutants: int, workers: int) -> None:
     chunks = [(name, seed, at, min(at + _CHUNK, mutants)) for name in tallies for at in range(0, mutants, _CHUNK)]
+    for name in tallies:
+        FORMATS[name].seeds()  # what they are made of is made once, not by two processes
     with ProcessPoolExecutor(workers) as pool:
         for (name, *_), tally in zip(chunks, pool.map(_chunk, chunks), strict=True):
             tallies[name].add(tally)
@@ -63,10 +66,16 @@ def _all(tallies: dict[str, Tally], seed: int, mutants: int, workers: int) -> No
 def _chunk(chunk: tuple[str, int, int, int]) -> Tally:
     """Some mutants, in a process that keeps its lane for the next ones of the format."""
     name, seed, start, end = chunk
-    for other in [key for key in _lanes if key != (name, seed)]:
-        _lanes.pop(other).__exit__(None, None, None)
-    lane = _lanes.setdefault((name, seed), Lane(name, seed)) if (name, seed) not in _lanes else _lanes[name, seed]
-    return lane.run(range(start, end))
+    if (name, seed) not in _lanes:
+        _close()
+        _lanes[name, seed] = Lane(name, seed)
+        Finalize(None, _close, exitpriority=1)
+    return _lanes[name, seed].run(range(start, end))
+
+
+def _close() -> None:
+    while _lanes:
+        _lanes.popitem()[1].__exit__(None, None, None)
 
 
 def _one(name: str, seed: int, number: int, keep: Path | None) -> Tally:

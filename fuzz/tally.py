@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 KINDS = ("crash", "lost", "slow", "memory", "disagreement")
 """The ways in which a reader fails."""
@@ -38,6 +40,15 @@ class Tally:
     slowest: tuple[float, int] = (0.0, -1)
     largest: tuple[int, int] = (0, -1)
     failures: list[Failure] = field(default_factory=list)
+
+    def count(self, number: int, said: Mapping[str, Any]) -> None:
+        """Count what was said of one mutant."""
+        self.mutants += 1
+        self.accepted += bool(said.get("accepted"))
+        self.refused += not said.get("accepted")
+        self.rules.update(said.get("rules", ()))
+        self.slowest = max(self.slowest, (said.get("seconds", 0.0), number))
+        self.largest = max(self.largest, (said.get("memory", 0), number))
 
     def add(self, other: Tally) -> None:
         """Count another's mutants in."""

@@ -31,7 +31,8 @@ SHARD_MISSING = Rule(
 INDEX_JSON = Rule(
     "model-index-json",
     "it is no index of shards",
-    "The index is a JSON object whose weight_map maps every tensor to the file that holds it.",
+    "The index is a JSON object whose weight_map maps every tensor to the file that holds it. More than 16 MiB or 200,000 "
+    "tensors, and beyond 6 MiB anything but maps of plain texts, are refused on purpose, to bound what an index can cost.",
     _HUB,
     "fetch the index again, or write it with packer shard",
 )
@@ -84,7 +85,8 @@ TENSOR_TWICE = Rule(
 CONFIG_JSON = Rule(
     "model-config-json",
     "this is not JSON",
-    "Servers read config.json before anything else.",
+    "Servers read config.json before anything else. More than 6 MiB or 100,000 values are refused on purpose, to bound "
+    "what a document can cost; configurations have some kilobytes.",
     "transformers, PretrainedConfig.from_json_file",
     "fetch the file again",
 )
@@ -134,7 +136,8 @@ CONFIG_UNDECLARED = Rule(
 ADAPTER_CONFIG = Rule(
     "model-adapter-config",
     "this is no usable LoRA configuration",
-    "An adapter is loaded by the r and target_modules of adapter_config.json.",
+    "An adapter is loaded by the r and target_modules of adapter_config.json. More than 6 MiB or 100,000 values are refused "
+    "on purpose, to bound what a document can cost.",
     "peft, LoraConfig",
     "fetch adapter_config.json again from where the adapter was trained",
 )

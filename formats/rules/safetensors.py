@@ -21,15 +21,16 @@ JSON = Rule(
     "its JSON is malformed",
     "The header is one JSON object in UTF-8 that maps names to flat objects of dtype, shape and data_offsets. What other "
     "readers make of broken JSON differs, so the same file would be a different model on another machine. Stricter than "
-    "the safetensors library on purpose: an entry is an object of at most 1 MiB, never a list, and __metadata__ is not "
-    "null; no writer makes such files.",
+    "the safetensors library on purpose: the brace is the first byte, as the format says, an entry is an object of "
+    "at most 1 MiB and never a list, and __metadata__ is not null; no writer makes such files.",
     _FORMAT,
     _AGAIN,
 )
 DUPLICATE = Rule(
     "safetensors-duplicate-key",
     "its JSON is malformed: a name stands twice",
-    "Of two tensors with one name some readers keep the first and some the last.",
+    "Of two tensors with one name some readers keep the first and some the last. Stricter than the safetensors library on "
+    "purpose: it keeps the last, though the format forbids them.",
     f"{_FORMAT}: duplicate keys are disallowed",
     "export the file again, with a writer that names each tensor once",
 )

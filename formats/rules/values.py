@@ -36,7 +36,9 @@ ZERO = Rule(
     "values-all-zero",
     "all of it is zero",
     "A weight of zeros says that nothing was learned or nothing was written: a download into a file that was made "
-    "large beforehand looks so. Biases and lora_B, which begin at zero, are not told.",
+    "large beforehand looks so. Not told is what a good model may have as zeros: biases and lora_B, which begin at zero, "
+    "zero points, the token types of a RoBERTa, integers that are no codes of weights, and in ONNX, which keeps a "
+    "program's constants among the weights, vectors and tensors of less than 4096 elements.",
     _OWN,
     "compare the tensor with that of its source",
     Severity.WARNING,
@@ -45,15 +47,16 @@ SCALE = Rule(
     "values-scale-sign",
     "it is a scale and holds negative values",
     "The scale of a quantized weight is a positive factor. Kernels that take its logarithm or divide by it give NaN or "
-    "turned signs.",
-    "compressed-tensors: weight_scale, input_scale; DeepSeek FP8: weight_scale_inv; GPTQ and AWQ: scales",
+    "turned signs. Tensors named scales are left out: those of MLX have either sign, and work.",
+    "compressed-tensors: weight_scale, input_scale; DeepSeek FP8: weight_scale_inv; MLX: affine_quantize",
     "quantize the model again",
 )
 SCALE_SIZE = Rule(
     "values-scale-size",
     "it is a scale and holds zeros, or values that cannot be right",
     "A weight whose scale is zero is zero whatever was quantized, and a scale below 1e-12 or above 1e6 belongs to no weights "
-    "that a network has. A calibration that saw only zeros leaves such scales.",
+    "that a network has. A calibration that saw only zeros leaves such scales. Nothing is refused, because bitsandbytes "
+    "writes a zero for a block of zeros. Scales in FP8 are left out: NVFP4 rounds the smallest of its blocks to zero.",
     "compressed-tensors: weight_scale, input_scale; " + _OWN,
     "quantize the model again, with calibration data that reaches the layer",
     Severity.WARNING,
@@ -71,7 +74,7 @@ UNMEASURED = Rule(
     "values-not-measured",
     "its values could not be read",
     "The library that knows the type cannot decode it, so nothing is said about its values. Types that only computations "
-    "use (Q8_1, Q8_K), six-bit floats, and quantized types in big-endian files are among them.",
+    "use (Q8_1, Q8_K), texts, types of two or six bits, and quantized types in big-endian files are among them.",
     "gguf-py, quants.dequantize",
     "nothing, if the type is meant",
     Severity.WARNING,
