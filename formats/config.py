@@ -6,7 +6,8 @@ https://huggingface.co/docs/transformers/main_classes/configuration
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -49,6 +50,14 @@ _ARCHITECTURES = {
     "gpt_neox": _NEOX,
 }
 
+_UNIFORM = frozenset(
+    (
+        *("llama", "mistral", "qwen2", "qwen3", "phi3", "olmo", "olmo2", "granite", "stablelm", "gemma", "gemma2"),
+        *("smollm3", "starcoder2", "bert", "roberta", "distilbert", "gpt2", "gpt_neox"),
+    )
+)
+"""Architectures whose layers all have the same modules."""
+
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _QUANTIZED = frozenset(("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "I8", "U8"))
 _SCALES = {
@@ -72,6 +81,8 @@ def _check(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Iter
     names = _ARCHITECTURES.get(str(config.get("model_type")))
     if names:
         yield from _check_layers(config, tensors, names)
+        if config["model_type"] in _UNIFORM:
+            yield from _check_modules(tensors, names)
         yield from _check_embedding(config, tensors, names)
         yield from _check_head(config, tensors, names)
     yield from _check_quantization(config, tensors)
@@ -81,8 +92,7 @@ def _check_layers(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], 
     depth, extra = config.get(names.depth), config.get("num_nextn_predict_layers") or 0
     if type(depth) is not int or type(extra) is not int:
         return
-    pattern = re.compile(rf"(?:[\w.]+\.)?{names.layers}\.(\d{{1,6}})\.")
-    there = {int(match[1]) for name in tensors if (match := pattern.match(name))}
+    there = set(_modules(tensors, names))
     missing = min(set(range(min(depth, len(there) + 1))) - there, default=None)
     if missing is not None:
         yield rules.CONFIG_LAYERS.finding(CONFIG, expected=f"{names.depth} {depth}", found=f"no layer {missing}")
@@ -90,7 +100,31 @@ def _check_layers(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], 
         yield rules.CONFIG_LAYERS.finding(CONFIG, expected=f"{names.depth} {depth}", found=f"a layer {max(there)}")
 
 
+def _modules(tensors: Iterable[str], names: _Names) -> dict[int, set[str]]:
+    """The modules of each layer, such as `self_attn.q_proj`."""
+    pattern = re.compile(rf"(?:[\w.]+\.)?{names.layers}\.(\d{{1,6}})\.(.*)", re.DOTALL)
+    layers: dict[int, set[str]] = {}
+    for name in tensors:
+        if match := pattern.match(name):
+            layers.setdefault(int(match[1]), set()).add(match[2].rpartition(".")[0])
+    return layers
+
+
+def _check_modules(tensors: Iterable[str], names: _Names) -> Iterator[Finding]:
+    """Every layer has the modules that most layers have."""
+    layers = _modules(tensors, names)
+    counts = Counter(module for modules in layers.values() for module in modules)
+    usual = sorted(module for module, count in counts.items() if 2 * count > len(layers))
+    for layer, modules in sorted(layers.items()):
+        if missing := next((module for module in usual if module not in modules), None):
+            found = f"not in layer {layer}, and in {counts[missing]} of {len(layers)} layers"
+            yield rules.CONFIG_LAYER_PARTS.finding(CONFIG, expected=missing, found=found)
+
+
 def _check_embedding(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], names: _Names) -> Iterator[Finding]:
+    stem = names.embedding.removesuffix("weight")
+    if not any(name.startswith(stem) or f".{stem}" in name for name in tensors):
+        yield rules.CONFIG_NO_EMBEDDING.finding(CONFIG, expected=names.embedding, found="no such tensor")
     sizes = config.get("vocab_size"), config.get(names.hidden)
     for tensor in _ending(tensors, names.embedding):
         if all(type(size) is int for size in sizes) and tensor.dtype in _FLOATS and tensor.shape != sizes:

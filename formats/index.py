@@ -33,7 +33,20 @@ def check_shards(read: Mapping[ModelFile, WeightFile], snapshot: Snapshot) -> It
             for finding in islice(_guarded(_check_index(file, read, snapshot)), MAX_FINDINGS):
                 told.add(folder + finding.expected)
                 yield finding
-    yield from (finding for finding in _missing(snapshot) if finding.file not in told)
+    missing = list(_missing(snapshot))
+    yield from (finding for finding in missing if finding.file not in told)
+    if not missing:
+        yield from _unbound(snapshot)
+
+
+def _unbound(snapshot: Snapshot) -> Iterator[Finding]:
+    """The first of several safetensors shards where no index is beside them."""
+    folders = {file.name[: file.name.rfind("/") + 1] for file in snapshot.files if ".index." in file.name}
+    for file in snapshot.files:
+        match = SHARD.fullmatch(file.name)
+        is_first = match and match[4] == ".safetensors" and int(match[2]) == 1 < int(match[3])
+        if is_first and file.name[: file.name.rfind("/") + 1] not in folders:
+            yield rules.INDEX_MISSING.finding(file.name, expected="an index, *.safetensors.index.json", found="none")
 
 
 def _guarded(findings: Iterator[Finding]) -> Iterator[Finding]:

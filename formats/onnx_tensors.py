@@ -198,8 +198,8 @@ class TensorReader:
         except ValueError:
             start = length = -1
         if start < 0 or length < 0 or start + length > data.size:
-            found = f"{given.get('offset', 0)} + {given.get('length', 'the rest')}"
-            self._reject(rules.EXTERNAL_RANGE, tensor, f"{data.size} bytes of {data.name}", found)
+            wanted = f"{given.get('offset', 0)} + {given.get('length', 'the rest')}"
+            self._reject(rules.EXTERNAL_RANGE, tensor, f"{wanted} bytes in {data.name}", f"{data.size} bytes")
         return data.name, start, start + length
 
     def _beside(self, tensor: Any, location: str) -> ModelFile:

@@ -31,15 +31,16 @@ def merge(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _oversize(checkpoint: Checkpoint, max_size: int) -> Iterator[Finding]:
-    """A note for each tensor that is larger than `max_size`, and therefore its file too."""
-    for tensor in checkpoint.tensors:
-        if tensor.end - tensor.start > max_size:
-            yield rules.SHARD_OVERSIZE.finding(
-                tensor.file,
-                tensor=tensor.name,
-                expected=f"at most {max_size} bytes",
-                found=f"{tensor.end - tensor.start} bytes",
-            )
+    """A note for each tensor that is larger than `max_size`, and for each file that is so without one."""
+    large = [tensor for tensor in checkpoint.tensors if tensor.end - tensor.start > max_size]
+    sizes = [(tensor.file, tensor.name, tensor.end - tensor.start) for tensor in large]
+    noted = {tensor.file for tensor in large}
+    weights = (file for file in checkpoint.snapshot.files if file.name in checkpoint.weights)
+    sizes += [(file.name, "", file.size) for file in weights if file.size > max_size and file.name not in noted]
+    for file, name, size in sizes:
+        yield rules.SHARD_OVERSIZE.finding(
+            file, tensor=name, expected=f"at most {max_size} bytes", found=f"{size} bytes"
+        )
 
 
 def _reshard(checkpoint: Checkpoint, max_size: int | None) -> Checkpoint:

@@ -44,7 +44,9 @@ def read(file: ModelFile) -> WeightFile:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         longest = min(MAX_HEADER, max(file.size - 8, 0))
         if not 2 <= length <= longest:
-            rules.LENGTH.reject(file.name, expected=f"2 to {longest}", found=length)
+            rules.LENGTH.reject(
+                file.name, expected="a header length that fits the file", found=_instead(prefix, length)
+            )
         header = stream.read(length)
     if len(header) < length:
         rules.LENGTH.reject(file.name, expected=f"{length} bytes of header", found=f"{len(header)} bytes")
@@ -52,6 +54,15 @@ def read(file: ModelFile) -> WeightFile:
     tensors = _tensors(file, read, 8 + length)
     _check_tiling(file, tensors, 8 + length)
     return WeightFile(tuple(tensors), read.metadata, tuple(_misaligned(file, tensors)))
+
+
+def _instead(prefix: bytes, length: int) -> str:
+    """What a file begins with that does not begin as it should, in the words of who fetched it."""
+    if len(prefix) < 8:
+        return f"{len(prefix)} bytes" if prefix else "an empty file"
+    if prefix == b"version ":
+        return "a pointer of Git LFS, which git lfs pull replaces by the file"
+    return f"text: {prefix!r}" if prefix[:1] == b"<" or prefix.isalnum() else str(length)
 
 
 def _tensors(file: ModelFile, header: Header, base: int) -> list[TensorInfo]:

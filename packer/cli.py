@@ -143,6 +143,7 @@ def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
 
 @cli.command(short_help="Prove that models are what they claim to be.")
 @click.argument("paths", metavar="PATH_OR_REF...", nargs=-1, required=True)
+@click.option("--include", multiple=True, metavar="GLOB", help="Look at files that match alone. Repeatable.")
 @click.option("--deep", is_flag=True, help="Read every value: NaN, Inf, zeros, scales, and statistics of each tensor.")
 @click.option(
     "--remote-code",
@@ -152,7 +153,9 @@ def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
 )
 @plain_http
 @as_json
-def validate(paths: tuple[str, ...], *, deep: bool, remote_code: str, plain_http: bool, as_json: bool) -> int:
+def validate(
+    paths: tuple[str, ...], *, include: tuple[str, ...], deep: bool, remote_code: str, plain_http: bool, as_json: bool
+) -> int:
     """Prove that models are what they claim to be.
 
     Each is a folder, a file, an OCI layout, hf://ORG/NAME[@REVISION] or a reference; of what is far away only headers
@@ -163,7 +166,7 @@ def validate(paths: tuple[str, ...], *, deep: bool, remote_code: str, plain_http
     judgements = []
     for path in paths:
         try:
-            judgement = judge(path, deep=deep, allow_code=remote_code == "allow", plain_http=plain_http)
+            judgement = judge(path, include, deep=deep, allow_code=remote_code == "allow", plain_http=plain_http)
         except (PackerError, OSError, MemoryError) as error:
             if not isinstance(expected := _expected(error), PackerError):
                 raise

@@ -100,7 +100,7 @@ class Judgement:
         yield from _listed(self.findings)
 
 
-def judge(text: str, *, deep: bool, allow_code: bool, plain_http: bool) -> Judgement:
+def judge(text: str, include: Sequence[str] = (), *, deep: bool, allow_code: bool, plain_http: bool) -> Judgement:
     """The judgement about what `text` names: a path, hf://ORG/NAME or a reference."""
     if deep and is_far(text):
         raise UsageError(
@@ -108,7 +108,7 @@ def judge(text: str, *, deep: bool, allow_code: bool, plain_http: bool) -> Judge
             subject=text,
             hint=f"fetch it first (packer pull {text} DIR), then validate the folder",
         )
-    report = examine(look(text, plain_http=plain_http), allow_code=allow_code)
+    report = examine(look(text, include, plain_http=plain_http), allow_code=allow_code)
     values = tuple(measure(report)) if deep else ()
     found = (finding for value in values for finding in judge_values(value))
     return Judgement(text, report, (*report.findings, *found), values)
@@ -146,7 +146,7 @@ def _listed(findings: Sequence[Finding]) -> Iterator[str]:
             yield f"  {finding.severity:<7}  {where}{finding.sentence}  [{finding.rule.id}]"
             yield from (f"    {key + ':':<9} {text}" for key, text in _details(finding) if text)
         if len(alike) > SHOWN:
-            yield f"    and {len(alike) - SHOWN:,} more like it; --json lists them all"
+            yield f"    and {len(alike) - SHOWN:,} more like it; --json has them"
         yield f"    {'next:':<9} {alike[0].rule.advice}"
 
 

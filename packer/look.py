@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from containers.look import model_snapshot
@@ -11,6 +12,7 @@ from formats.snapshot import Snapshot
 from packer.hub import HubSource
 from packer.sources import parse_source
 from registry.errors import UsageError
+from registry.names import matches
 from registry.reference import LayoutReference, Reference, parse_reference
 from registry.store import open_store
 
@@ -19,7 +21,8 @@ def look(text: str, include: Sequence[str] = (), *, plain_http: bool = False) ->
     """The model that `text` names. Of what is far away nothing is fetched but what is read."""
     if reference := artifact(text):
         store = open_store(reference, plain_http=plain_http)
-        return model_snapshot(model_manifest(store.resolve(reference.name), store), store)
+        snapshot = model_snapshot(model_manifest(store.resolve(reference.name), store), store)
+        return replace(snapshot, files=tuple(file for file in snapshot.files if matches(file.name, include)))
     source = parse_source(text, include)
     return source.peek() if isinstance(source, HubSource) else source.fetch()
 

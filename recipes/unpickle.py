@@ -145,9 +145,16 @@ def _main(source: str, target: str) -> dict[str, object]:
         return {"error": str(error) or "not enough memory", "kind": "space"}
     except Exception as error:  # noqa: BLE001 - hostile content makes torch raise anything
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_SAID]
+        said = _said(error)
         return {"error": said, "kind": "space" if full else ""}
     return {"tensors": len(tensors), "bytes": sum(tensor.nbytes for tensor in tensors.values())}
+
+
+def _said(error: Exception) -> str:
+    """What torch says on one line, without its advice to load the file unsafely."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    reason = re.search(r"WeightsUnpickler error: (.*?)(?: Please | Check the documentation|$)", text)
+    return (reason[1] if reason else text)[:_MAX_SAID]
 
 
 def _load(source: str) -> object:

@@ -21,6 +21,15 @@ UNREADABLE = Rule(
     "a rule of packer",
     "see what was found, and run it again",
 )
+INDEX_MISSING = Rule(
+    "model-index-missing",
+    "it is one of several shards, and no index binds them",
+    "transformers finds the shards of a model by its index alone, and does not load a folder without one. Servers that take "
+    "every file in it work, so this is told and not refused.",
+    _HUB,
+    "write the index, with packer shard or packer merge",
+    Severity.WARNING,
+)
 SHARD_MISSING = Rule(
     "model-shard-missing",
     "this shard is missing",
@@ -68,9 +77,10 @@ INDEX_SIZE = Rule(
 )
 SHARD_OVERSIZE = Rule(
     "model-shard-oversize",
-    "it is larger than max_size, and so is the file that it has to itself",
-    "No tensor is split over files: no format could say so. A registry or a disk that refuses the file needs another "
-    "limit, or another model.",
+    "it is larger than max_size",
+    "No tensor is split over files: no format could say so. A file may also be larger because of what cannot leave it: "
+    "metadata, or constants in the graph of an ONNX model. A registry or a disk that refuses the file needs another limit, "
+    "or another model.",
     "packer shard",
     "raise max_size if that limit is not needed, or quantize the model first",
     Severity.WARNING,
@@ -96,6 +106,21 @@ CONFIG_LAYERS = Rule(
     "Layers that are missing are left at random values or stop the server; layers too many are weights of another model.",
     _CONFIG,
     "fetch config.json and the weights from one revision",
+)
+CONFIG_LAYER_PARTS = Rule(
+    "model-config-layer-parts",
+    "a layer lacks a module that the other layers have",
+    "All layers of these architectures are alike. Loaders leave a weight that they do not find at random values, with a "
+    "warning that nobody reads, or stop.",
+    "transformers, the model's class: its list of layers",
+    "fetch the weights again, or ask the author; a rename or a lost shard leaves models like this",
+)
+CONFIG_NO_EMBEDDING = Rule(
+    "model-config-embedding-missing",
+    "there is no embedding",
+    "A language model begins with the embedding of its tokens; without it every token is random numbers.",
+    "transformers, the model's class: get_input_embeddings",
+    "fetch the shard that holds it",
 )
 CONFIG_EMBEDDING = Rule(
     "model-config-embedding",

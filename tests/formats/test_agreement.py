@@ -15,6 +15,7 @@ import onnx
 import pytest
 import safetensors
 import safetensors.numpy
+from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -29,9 +30,11 @@ from formats.rules import model as rules
 from formats.safetensors import BITS
 from formats.snapshot import ModelFile
 from formats.tensors import TensorInfo
+from fuzz.lane import Lane
 from fuzz.oracles import ORACLES
 from fuzz.safetensors import hollow
 from fuzz.subject import snapshot_of
+from fuzz.wire import BYTES, join
 from registry.blob import FileBlob
 from tests.parts import models
 from tests.parts.tiny import safetensors_bytes
@@ -253,6 +256,26 @@ def test_large_payloads_are_left_where_they_are(tmp_path: Path) -> None:
         kept = data[payload.start : payload.end]
         assert kept == by_path[path].raw_data or payload.field != 9
     assert len(ours) == len(tensors) + 5
+
+
+@pytest.mark.parametrize("start", range(0, 400, 100))
+def test_an_outline_and_its_payloads_are_the_model(tmp_path: Path, start: int) -> None:
+    """Of mutants too: whatever protobuf reads in a message, it reads in its outline once the payloads are back."""
+    with Lane("onnx", 1) as lane:
+        whole = [lane.mutant(number).files["model.onnx"].head for number in range(start, start + 100)]
+    for data in whole:
+        (tmp_path / "model.onnx").write_bytes(data)
+        try:
+            outline = read_outline(ModelFile.of("model.onnx", FileBlob.at(tmp_path / "model.onnx")))
+            model = onnx.ModelProto.FromString(outline.data)
+        except (RejectedError, DecodeError):
+            continue
+        tensors = dict(located_tensors(model))
+        for path, payload in outline.payloads.items():
+            piece = data[payload.start : payload.end]
+            tensors[path].MergeFromString(join([(payload.field, BYTES, piece)]))
+        expected = onnx.ModelProto.FromString(data).SerializeToString(deterministic=True)
+        assert model.SerializeToString(deterministic=True) == expected
 
 
 # What the libraries refuse

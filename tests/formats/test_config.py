@@ -53,6 +53,15 @@ GOOD: dict[str, tuple[dict[str, Any], Any]] = {
     "bitsandbytes 4": quantized("bitsandbytes", a__weight="U8", a__weight__absmax="U8"),
     "bitsandbytes 8": quantized("bitsandbytes", a__weight="I8", a__SCB="F32"),
     "gpt-oss": quantized("mxfp4", a_blocks="U8", a_scales="U8", b="BF16"),
+    "a layer that is not quantized": (
+        {"model_type": "llama", "quantization_config": {"quant_method": "fp8"}},
+        {
+            "embed_tokens.weight": ("BF16", (4, 4)),
+            **{f"layers.{at}.a.weight": ("F8_E4M3", (4, 4)) for at in (1, 2, 3)},
+            **{f"layers.{at}.a.weight_scale_inv": ("F32", (1, 1)) for at in (1, 2, 3)},
+            "layers.0.a.weight": ("BF16", (4, 4)),
+        },
+    ),
     "another method": quantized("hqq", a__codes="U8"),
     "dense": (
         {"quantization_config": {"quant_method": "compressed-tensors", "format": "dense"}},
@@ -67,6 +76,21 @@ BAD: dict[str, tuple[dict[str, Any], Any, str]] = {
     "absurd depth": ({**LLAMA, "num_hidden_layers": 1 << 60}, WEIGHTS, "model-config-layers"),
     "vocabulary": ({**LLAMA, "vocab_size": 9}, WEIGHTS, "model-config-embedding"),
     "hidden size": ({**LLAMA, "hidden_size": 5}, WEIGHTS, "model-config-embedding"),
+    "no embedding": (
+        {**LLAMA, "tie_word_embeddings": True},
+        {k: v for k, v in WEIGHTS.items() if "layers" in k},
+        "model-config-embedding-missing",
+    ),
+    "a module too few": (
+        {**LLAMA, "num_hidden_layers": 3},
+        {
+            **WEIGHTS,
+            "model.layers.2.mlp.weight": ("BF16", (4, 4)),
+            "model.layers.0.attn.weight": ("BF16", (4, 4)),
+            "model.layers.2.attn.weight": ("BF16", (4, 4)),
+        },
+        "model-config-layer-parts",
+    ),
     "no head": (LLAMA, {k: v for k, v in WEIGHTS.items() if k != "lm_head.weight"}, "model-config-head-missing"),
     "not quantized": (*quantized("fp8", a__weight="BF16"), "model-config-quantization"),
     "no scale": (*quantized("fp8", a__weight="F8_E4M3", b__weight_scale="F32"), "model-config-scale-missing"),

@@ -99,12 +99,14 @@ def adapter(shapes: dict[str, list[int]], **changed: Any) -> Files:
     return {"adapter_model.safetensors": weights(shapes), "adapter_config.json": config}
 
 
+_UPS = ("layers.1.up.weight", "layers.2.up.weight")
 TIED: dict[str, list[int]] = {name: shape for name, shape in LLAMA.items() if name != "lm_head.weight"}
 QUANTIZED: dict[str, Any] = {"quantization_config": {"quant_method": "fp8"}, "tie_word_embeddings": True}
 
 MODEL: dict[str, Callable[[], Files]] = {
     "model-no-weights": lambda: {"config.json": b"{}"},
     "model-shard-missing": lambda: sharded(index=None, second=None),
+    "model-index-missing": lambda: sharded(index=None),
     "model-index-json": lambda: sharded(index=b"[]"),
     "model-index-shard-missing": lambda: beside(INDEX, b'{"weight_map":{"a":"model.safetensors","b":"gone"}}'),
     "model-index-wrong-shard": lambda: sharded(index=index({"a": "2", "b": "2"}, 16)),
@@ -114,11 +116,18 @@ MODEL: dict[str, Callable[[], Files]] = {
     "model-tensor-twice": lambda: sharded(second=weights({"b": [3], "a": [1]}), index=index({"a": "1", "b": "2"})),
     "model-config-json": lambda: beside("config.json", b"{"),
     "model-config-layers": lambda: configured(LLAMA, num_hidden_layers=2),
+    "model-config-layer-parts": lambda: configured(
+        {**LLAMA, **{f"layers.{at}.down.weight": [4, 4] for at in (1, 2)}, **{name: [4, 4] for name in _UPS}},
+        num_hidden_layers=3,
+    ),
+    "model-config-embedding-missing": lambda: configured(
+        {name: shape for name, shape in LLAMA.items() if "embed" not in name}
+    ),
     "model-config-embedding": lambda: configured(LLAMA, vocab_size=9),
     "model-config-head-missing": lambda: configured(TIED),
     "model-config-quantization": lambda: configured(TIED, **QUANTIZED),
-    "model-config-scale-missing": lambda: configured({"layers.0.up.weight": [4, 4]}, "F8_E4M3", **QUANTIZED),
-    "model-config-undeclared": lambda: configured({"layers.0.up.weight": [4, 4]}, "F8_E4M3", tie_word_embeddings=True),
+    "model-config-scale-missing": lambda: configured(TIED, "F8_E4M3", **QUANTIZED),
+    "model-config-undeclared": lambda: configured(TIED, "F8_E4M3", tie_word_embeddings=True),
     "model-adapter-config": lambda: adapter(PAIR, r=0),
     "model-adapter-rank": lambda: adapter(PAIR, r=2, rank_pattern={"q": 3}),
     "model-adapter-pair": lambda: adapter({name: shape for name, shape in PAIR.items() if "_A" in name}),
