@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from typing import NoReturn
@@ -15,7 +14,7 @@ from typing import NoReturn
 from formats.cursor import Cursor
 from formats.findings import Rule
 from formats.gguf_check import check_content
-from formats.gguf_metadata import ARRAY, INT32, SCALARS, STRING, UINT16, UINT32, Metadata, Pair, read_text
+from formats.gguf_metadata import ARRAY, INT32, SCALARS, STRING, UINT16, UINT32, Header, Metadata, Pair, read_text
 from formats.rules import gguf as rules
 from formats.snapshot import ModelFile
 from formats.tensors import TensorInfo, WeightFile
@@ -48,18 +47,6 @@ TYPES = {
 # fmt: on
 """Number of a tensor type to its name, the elements of a block and the bytes of a block: the gguf package's table,
 which a test compares; importing the package takes longer than reading a header."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What stands before the tensors. `order` is `<` or `>`; `start` is the offset of the first tensor's region."""
-
-    version: int
-    order: str
-    pairs: Mapping[str, Pair]
-    tensors: tuple[TensorInfo, ...]
-    alignment: int
-    start: int
 
 
 def read(file: ModelFile) -> WeightFile:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from formats.findings import Finding
+from formats.gguf_metadata import Header
 from formats.index import SHARD
 from formats.rules import gguf as rules
 from formats.snapshot import ModelFile
 from formats.tensors import WeightFile
-
-if TYPE_CHECKING:
-    from formats.gguf import Header
 
 NUMBER, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"
 """Keys of a part."""

@@ -6,6 +6,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, section File Structur
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ from formats.cursor import Cursor
 from formats.findings import Rule
 from formats.rules import gguf as rules
 from formats.snapshot import ModelFile
+from formats.tensors import TensorInfo
 
 MAX_KEY = (1 << 16) - 1
 MAX_TEXT, MAX_KEPT = 1 << 20, 16 << 20
@@ -45,6 +47,18 @@ class Pair:
     end: int
     item: int = 0
     length: int = 0
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the tensors. `order` is `<` or `>`; `start` is the offset of the first tensor's region."""
+
+    version: int
+    order: str
+    pairs: Mapping[str, Pair]
+    tensors: tuple[TensorInfo, ...]
+    alignment: int
+    start: int
 
 
 def read_text(file: ModelFile, cursor: Cursor, rule: Rule, limit: int) -> str:
