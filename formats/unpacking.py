@@ -25,6 +25,7 @@ _CHUNK = 64 << 10
 _MAX_STREAMS = 64
 _LZMA_MEMORY = 32 << 20
 _TAR_BLOCK = 512
+_MAX_SIZE = 1 << 50
 _STORAGE = re.compile(r"(.*)/(?:data|constants|tensors)/\d+")
 
 
@@ -210,6 +211,8 @@ def tar_members(stream: BinaryIO) -> Iterator[Member]:
         if len(header) < _TAR_BLOCK or not header.strip(b"\0"):
             return
         size = _tar_number(header[124:136])
+        if size > _MAX_SIZE:
+            raise PackedError("a size that no file has")
         name = header[:100].split(b"\0")[0].decode("utf-8", "replace")
         if header[156:157] in b"\x000" and size:
             yield Member(name, io.BytesIO(stream.read(min(size, _CHUNK))))

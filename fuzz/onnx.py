@@ -143,7 +143,7 @@ def _tensor(rng: Random, data: bytes) -> bytes:
         case "location":
             tensor.data_location = 1 - tensor.data_location
         case "name":
-            tensor.name = rng.choice(("", "x", "a" * 2000, rng.choice(tensors).name))
+            tensor.name = rng.choice(("", "x", "a" * 2000, str(rng.choice(tensors).name)))
         case _:
             _refer(rng, tensor)
     return bytes(model.SerializeToString())
