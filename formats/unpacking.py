@@ -222,7 +222,7 @@ def tar_members(stream: BinaryIO) -> Iterator[Member]:
 
 def _tar_number(octets: bytes) -> int:
     if octets[0] & 0x80:
-        return int.from_bytes(octets[4:], "big")
+        return int.from_bytes((octets[0] & 0x7F, *octets[1:]), "big")
     try:
         return int(octets.strip(b" \0") or b"0", 8)
     except ValueError as error:
