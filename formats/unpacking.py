@@ -211,7 +211,7 @@ def tar_members(stream: BinaryIO) -> Iterator[Member]:
         if len(header) < _TAR_BLOCK or not header.strip(b"\0"):
             return
         size = _tar_number(header[124:136])
-        if size > _MAX_SIZE:
+        if not 0 <= size <= _MAX_SIZE:
             raise PackedError("a size that no file has")
         name = header[:100].split(b"\0")[0].decode("utf-8", "replace")
         if header[156:157] in b"\x000" and size:

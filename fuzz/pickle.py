@@ -10,6 +10,7 @@ import pickle
 import pickletools
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -191,7 +192,9 @@ def _line(rng: Random, data: bytes) -> bytes:
 def _inside(rng: Random, data: bytes) -> bytes:
     """An opcode between two others, as pickletools reads them."""
     try:
-        places = [place or 0 for _, _, place in pickletools.genops(data)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in texts
+            places = [place or 0 for _, _, place in pickletools.genops(data)]
     except (ValueError, IndexError, OverflowError, UnicodeDecodeError):
         return _opcode(rng, data)
     at = rng.choice(places)
@@ -251,6 +254,24 @@ def _zip_field(rng: Random, data: bytes) -> bytes:
     return data[:at] + new.to_bytes(width, "little") + data[at + width :]
 
 
+def _tar_field(rng: Random, data: bytes) -> bytes:
+    """A size, a kind or a name in one of the headers of a tar archive."""
+    headers = [at - 257 for at in _places(data, b"ustar") if at >= 257]
+    if not headers:
+        return _any_byte(rng, data)
+    at = rng.choice(headers)
+    start, value = rng.choice(_TAR_FIELDS)
+    return data[: at + start] + value + data[at + start + len(value) :]
+
+
+_TAR_FIELDS = (
+    *((124, value) for value in (b"-1\0", b"-0000000777", b"77777777777\0", b"\x80" + b"\xff" * 11, b"\xff" * 12)),
+    *((124, value) for value in (b"9", b"1_0", b" 17 ", bytes(12), b"+0000001000", b"\x80" + bytes(9) + b"\2\0")),
+    *((156, value) for value in (b"0", b"\0", b"5", b"L", b"x", b"S")),
+    *((0, value) for value in (b"\xff" * 100, b"../x\0", bytes(100))),
+)
+
+
 def _places(data: bytes, mark: bytes) -> list[int]:
     found: list[int] = []
     at = data.find(mark)
@@ -262,5 +283,5 @@ def _places(data: bytes, mark: bytes) -> list[int]:
 
 _CHANGES: tuple[Callable[[Random, bytes], bytes], ...] = (
     *(_any_byte, _any_byte, _any_byte, _any_byte, _opcode, _opcode, _replaced),
-    *(_import, _front, _zip_field, _zip_field, _many, _line, _line, _inside, _inside),
+    *(_import, _front, _zip_field, _zip_field, _many, _line, _line, _inside, _inside, _tar_field),
 )  # fmt: skip

@@ -56,6 +56,7 @@ def pickles() -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "zip-of-texts", lambda: _zip(iter(members), pushes, zipfile.ZIP_DEFLATED)
     yield "zip-of-pickles", lambda: _zip(iter(members), b"\x80\x02" + pushes, zipfile.ZIP_DEFLATED)
     yield "tar-of-texts", lambda: _tar(small)
+    yield "tar-of-a-negative-size", lambda: _tar(small)[:124] + b"-1\0" + _tar(small)[127:] + bytes(100 << 20)
     yield "zip-of-storages", lambda: _zip((f"a/data/{at}" for at in range(20_000)), b"")
     yield "bomb", lambda: gzip.compress(bytes(128 << 20), 9)
     yield "bomb-in-a-bomb", lambda: gzip.compress(gzip.compress(bytes(128 << 20), 9), 9)
