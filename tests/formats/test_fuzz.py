@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from fuzz.examiner import Examiner, faults
 from fuzz.giants import giants
 from fuzz.lane import FORMATS, Lane
 from fuzz.mutant import Content, Mutant
+from tests.parts.command import run
 
 SEED = 1
 MUTANTS = 500
@@ -61,6 +64,17 @@ def test_giants(examiner: Examiner, name: str) -> None:
     assert not faults(said), (faults(said), said)
     if name in ACCEPTED:
         assert said["accepted"], said["rules"]
+
+
+def test_a_run_and_one_of_its_mutants(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fuzz.run", "safetensors", "--seed", "7"]
+    done = run(*command, "--mutants", "300", "--workers", "2")
+    assert "safetensors: 300 mutants" in done.stdout
+    assert "300 mutants of seed 7" in done.stdout
+    run(*command, "--only", "5", "--keep", tmp_path / "kept")
+    with Lane("safetensors", 7) as lane:
+        lane.mutant(5).write(tmp_path)
+    assert (tmp_path / "kept/model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
 def test_a_reader_that_fails_is_seen(examiner: Examiner) -> None:

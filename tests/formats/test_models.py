@@ -69,7 +69,10 @@ def test_what_fuzzing_found(name: str) -> None:
     assert {finding.rule.id for finding in report.findings} == {EXPECTED[name]} - {"accepted"}
 
 
-@pytest.mark.parametrize("name", [name for name, rule in EXPECTED.items() if rule != "accepted"])
+REFUSED = [name for name, rule in EXPECTED.items() if rule != "accepted" and name.partition("-")[0] in ORACLES]
+
+
+@pytest.mark.parametrize("name", REFUSED)
 def test_what_was_refused_for_a_reference_is_refused_by_it(name: str) -> None:
     with pytest.raises(Exception, match=r"."):
         ORACLES[name.partition("-")[0]](FOUND / name)
