@@ -10,7 +10,7 @@ from formats.snapshot import ModelFile, Snapshot
 from formats.tensors import TensorInfo, count_by_dtype
 from formats.text import parse_yaml, short_text
 
-MAX_TEXT = 16 << 20
+MAX_TEXT = 1 << 20
 """Bytes read of a card."""
 
 MAX_FRONT_MATTER = 256 << 10

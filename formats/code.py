@@ -18,7 +18,7 @@ from formats.rules import code as rules
 from formats.snapshot import ModelFile, Snapshot
 from formats.template import MAX_TEMPLATE, MAX_TEMPLATES, Fault, judge
 
-MAX_CONFIG = 16 << 20
+MAX_CONFIG = 6 << 20
 """Bytes of a configuration that is looked into."""
 
 MAX_VALUES = 300_000

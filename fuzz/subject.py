@@ -40,19 +40,20 @@ def main() -> None:
     def answer(line: str) -> dict[str, Any]:
         nonlocal idle
         if line.startswith("warm "):
-            said = _examine(Path(line.removeprefix("warm ")))
+            said = _examine(Path(line.removeprefix("warm ")), 0)
             gc.freeze()  # what the imports left is no longer collected with each mutant, which takes milliseconds
             idle = max(idle, _resting())
             return said
         _resting()
         _CLEAR.write_text("5")  # from here on, the peak is counted anew
-        said = _examine(Path(line))
-        return {**said, "memory": _kilobytes("VmHWM") - idle, "grown": _kilobytes("VmRSS") - idle}
+        said = _examine(Path(line), idle)
+        return {**said, "grown": _kilobytes("VmRSS") - idle}
 
     serve(answer)
 
 
-def _examine(folder: Path) -> dict[str, Any]:
+def _examine(folder: Path, idle: int) -> dict[str, Any]:
+    """What is said of a model; its tensors are listed when the measuring is over."""
     snapshot = snapshot_of(folder)
     start = _seconds()
     try:
@@ -63,10 +64,11 @@ def _examine(folder: Path) -> dict[str, Any]:
         if refusing := errors(findings):
             str(RejectedError(*refusing))
         said = {"accepted": not refusing, "rules": sorted({finding.rule.id for finding in refusing})}
-        seconds = _seconds() - start
-        return {**said, "seconds": seconds, "tensors": _tensors(report)}
+        spent = {"seconds": _seconds() - start, "memory": _kilobytes("VmHWM") - idle}
+        return {**said, **spent, "tensors": _tensors(report)}
     except PackerError as error:
-        return {"accepted": False, "rules": [type(error).__name__], "seconds": _seconds() - start}
+        spent = {"seconds": _seconds() - start, "memory": _kilobytes("VmHWM") - idle}
+        return {"accepted": False, "rules": [type(error).__name__], **spent}
     except BaseException:  # noqa: BLE001 - anything that comes is what is looked for
         return {"accepted": False, "rules": [], "seconds": 0.0, "crash": traceback.format_exc()}
 

@@ -40,7 +40,7 @@ FILE = Rule(
 UNREAD = Rule(
     "code-config-unread",
     "it is too large to look for code in it",
-    "Stricter than other programs on purpose: a configuration of more than 16 MiB, or of more values than any tokenizer "
+    "Stricter than other programs on purpose: a configuration of more than 6 MiB, or of more values than any tokenizer "
     "has, is not parsed, so that a hostile one costs neither time nor memory.",
     _CODE,
     "ask the author what the file is, or leave it out with --include",
