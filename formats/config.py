@@ -44,7 +44,7 @@ _ARCHITECTURES = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3"), _UNTIED),
     **dict.fromkeys(("olmo", "olmo2", "granite", "stablelm", "deepseek_v2", "deepseek_v3", "gpt_oss"), _UNTIED),
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "smollm3", "starcoder2"), _TIED),
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), _BERT),
     "distilbert": _Names("word_embeddings.weight", "layer", "dim", "n_layers"),
     "gpt2": _GPT2,
     "gpt_neox": _NEOX,
@@ -67,6 +67,9 @@ _SCALES = {
     ".weight": (".weight_scale", ".weight_scale_inv", ".SCB", ".weight.absmax"),
 }
 """The end of a quantized weight's name, to the ends that the name of its scale may have."""
+
+_QUANTIZED_PART = re.compile(r"\.weight(?:[._].*)?$|\.[^.]*$")
+"""The end of a tensor's name behind its module: `.weight`, with what bitsandbytes adds to it, or any last part."""
 
 _METHODS = frozenset(("fp8", "fbgemm_fp8", "gptq", "awq", "bitsandbytes", "mxfp4", "modelopt", "compressed-tensors"))
 """Values of quant_method whose weights and scales are named so; others name them as they like."""
@@ -106,7 +109,7 @@ def _modules(tensors: Iterable[str], names: _Names) -> dict[int, set[str]]:
     layers: dict[int, set[str]] = {}
     for name in tensors:
         if match := pattern.match(name):
-            layers.setdefault(int(match[1]), set()).add(match[2].rpartition(".")[0])
+            layers.setdefault(int(match[1]), set()).add(_QUANTIZED_PART.split(match[2])[0])
     return layers
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from formats.checkpoint import Checkpoint
+from formats.document import read_json
 from formats.findings import Finding
 from formats.gguf_split import regroup_gguf
+from formats.index import MAX_INDEX
 from formats.onnx_split import regroup_onnx
 from formats.rules import model as rules
 from formats.safetensors_split import regroup_safetensors
@@ -49,6 +52,7 @@ def _reshard(checkpoint: Checkpoint, max_size: int | None) -> Checkpoint:
     kept = [file for file in checkpoint.snapshot.files if file.name not in replaced]
     made = [file for change in changes for file in change.files]
     _refuse_conflicts(kept, made)
+    _refuse_dangling(kept, replaced)
     return Checkpoint(Snapshot.of(checkpoint.snapshot.origin, [*kept, *made]), allow_code=True)
 
 
@@ -63,10 +67,27 @@ def _of(checkpoint: Checkpoint, suffix: str) -> dict[ModelFile, WeightFile]:
     return {file: weights for file, weights in checkpoint.read.items() if file.suffix == suffix}
 
 
+def _refuse_dangling(kept: list[ModelFile], replaced: frozenset[str]) -> None:
+    """An index of a form that is not rewritten, such as that of a variant, must not name files that are gone."""
+    for file in kept:
+        if ".index" in file.name and file.suffix == ".json":
+            folder = file.name[: file.name.rfind("/") + 1]
+            named = read_json(file, rules.INDEX_JSON, MAX_INDEX).get("weight_map")
+            shards = set(named.values()) if isinstance(named, dict) else set()
+            if gone := sorted(str(shard) for shard in shards if f"{folder}{shard}" in replaced):
+                raise ModelError(
+                    "an index of this form cannot be rewritten, and names a file that would be replaced",
+                    subject=file.name,
+                    expected="*.safetensors.index.json",
+                    found=gone[0],
+                    hint="leave the variant out with --include, and take it by itself",
+                )
+
+
 def _refuse_conflicts(kept: list[ModelFile], made: list[ModelFile]) -> None:
-    names = [file.name for file in (*kept, *made)]
+    names = Counter(file.name for file in (*kept, *made))
     for file in made:
-        if names.count(file.name) > 1:
+        if names[file.name] > 1:
             raise ModelError(
                 "another file of the model has the name that this one would get",
                 subject=file.name,

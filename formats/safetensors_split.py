@@ -18,6 +18,7 @@ from formats.rules import model as rules
 from formats.safetensors import BITS
 from formats.snapshot import ModelFile, Snapshot
 from formats.tensors import Regrouped, TensorInfo, WeightFile
+from formats.text import printable
 from registry.blob import BytesBlob
 from registry.descriptor import OCTETS
 from registry.errors import ModelError
@@ -78,7 +79,7 @@ def _regroup(group: _Group, read: Mapping[ModelFile, WeightFile], max_size: int 
     metadata = _metadata(group, read)
     tensors = sorted((tensor for weights in read.values() for tensor in weights.tensors), key=lambda t: natural(t.name))
     limit = max_size if max_size is not None else sum(file.size for file in read) * 2
-    sized = ((tensor, tensor.end - tensor.start + len(_entry(tensor, limit, limit))) for tensor in tensors)
+    sized = ((tensor, tensor.end - tensor.start + len(_entry(tensor, limit, limit)) + 1) for tensor in tensors)
     shards = list(grouped(sized, limit, 8 + len(_dumps({"__metadata__": metadata})) + _PADDING)) or [[]]
     names = [numbered(group.stem, number + 1, len(shards), SUFFIX) for number in range(len(shards))]
     files = [_file(name, shard, metadata, sources) for name, shard in zip(names, shards, strict=True)]
@@ -95,10 +96,10 @@ def _metadata(group: _Group, read: Mapping[ModelFile, WeightFile]) -> dict[str, 
         for key, value in weights.metadata.items():
             if merged.setdefault(key, value) != value:
                 raise ModelError(
-                    f"its metadata says otherwise about {key!r} than another file of {group.stem}",
+                    f"its metadata says otherwise about {printable(key[:200])!r} than another file of {group.stem}",
                     subject=file.name,
-                    expected=merged[key],
-                    found=value,
+                    expected=printable(str(merged[key])[:200]),
+                    found=printable(str(value)[:200]),
                     hint="one file has one metadata: make these agree, or keep the model as it is",
                 )
     return dict(sorted(merged.items()))

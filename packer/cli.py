@@ -353,9 +353,11 @@ def _expected(error: Exception) -> Exception:
         return SpaceError(
             "the disk is full", subject=str(error.filename or ""), hint="free some space and run it again"
         )
-    if isinstance(error, OSError) and error.filename:
-        hint = "check the path and its permissions"
-        return TransferError(f"the file cannot be used ({error.strerror})", subject=str(error.filename), hint=hint)
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        hint = "check the path, its permissions and the limits of this process"
+        return TransferError(
+            f"a file cannot be used ({error.strerror or error})", subject=str(error.filename or ""), hint=hint
+        )
     return error
 
 

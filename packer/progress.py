@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from formats.text import printable
+
 Write = Callable[[str], object]
 
 
@@ -149,6 +151,7 @@ def _warned(facts: Mapping[str, Any]) -> str:
     if not warnings:
         return ""
     first = f"{warnings[0]['file']} {warnings[0]['tensor']}".rstrip()
+    first = printable(first[:200])
     return f"; {len(warnings)} warning{'s' if len(warnings) > 1 else ''}, such as {warnings[0]['rule']} in {first}"
 
 

@@ -13,6 +13,7 @@ from formats.findings import RejectedError
 from formats.index import MAX_INDEX
 from formats.pickle import convertible, find_pickle
 from formats.rules import model as rules
+from formats.rules import pickle as pickles
 from formats.snapshot import ModelFile, Snapshot
 from registry.blob import BytesBlob, FileBlob, file_of
 from registry.descriptor import OCTETS
@@ -58,8 +59,8 @@ def _converted(file: ModelFile, folder: Path) -> ModelFile:
     if file.name.endswith(_INDEX):
         return _index(file)
     finding = find_pickle(file)
-    if not finding:
-        return file
+    if not finding or finding.rule is pickles.BY_NAME:
+        return file  # what is called a pickle and is none is judged with all the rest
     if not convertible(finding):
         raise RejectedError(finding)
     return ModelFile.of(_name(file.name), FileBlob.at(_convert(file, folder)))

@@ -79,7 +79,7 @@ def _in_child(source: Path, scratch: Path, timeout: float) -> dict[str, Any]:
         raise ModelError(
             "its conversion takes too long", subject=source.name, expected=f"{timeout:g} s", found="more", hint=_HINT
         ) from error
-    if done.returncode < 0:
+    if done.returncode == -signal.SIGKILL:
         raise SpaceError(
             "its conversion was killed, most likely for want of memory",
             subject=source.name,

@@ -62,6 +62,16 @@ GOOD: dict[str, tuple[dict[str, Any], Any]] = {
             "layers.0.a.weight": ("BF16", (4, 4)),
         },
     ),
+    "some layers in four bits": (
+        {"model_type": "llama"},
+        {
+            "embed_tokens.weight": ("BF16", (4, 4)),
+            "layers.0.a.weight": ("BF16", (4, 4)),
+            **{f"layers.{at}.a.weight": ("U8", (4, 4)) for at in (1, 2, 3)},
+            **{f"layers.{at}.a.weight.absmax": ("F32", (4,)) for at in (1, 2, 3)},
+            **{f"layers.{at}.a.weight.quant_state.bitsandbytes__nf4": ("U8", (4,)) for at in (1, 2, 3)},
+        },
+    ),
     "another method": quantized("hqq", a__codes="U8"),
     "dense": (
         {"quantization_config": {"quant_method": "compressed-tensors", "format": "dense"}},

@@ -204,3 +204,20 @@ def test_any_model_any_limit(
         weights = check(split).read
         count = next(len(read.tensors) for file, read in weights.items() if file.name == path.name)
         assert path.stat().st_size <= limit or count == 1
+
+
+def test_the_index_of_a_variant_is_not_left_dangling(tmp_path: Path) -> None:
+    names = [f"model.fp16-0000{at}-of-00002.safetensors" for at in (1, 2)]
+    for at, name in enumerate(names):
+        (tmp_path / name).write_bytes(tiny.safetensors_bytes({f"t{at}": tiny.tensor(0, 8)}, bytes(8)))
+    places = {f"t{at}": name for at, name in enumerate(names)}
+    (tmp_path / "model.safetensors.index.fp16.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ModelError, match="cannot be rewritten"):
+        merge(check(tmp_path))
+
+
+def test_a_shard_of_many_small_tensors_keeps_the_limit(tmp_path: Path) -> None:
+    made = {"a": numpy.zeros(60_000, numpy.uint8), **{f"t{at}": numpy.zeros(1, numpy.uint8) for at in range(2000)}}
+    split = shard(check(model(tmp_path / "a", made)), 99_999)
+    assert max(file.size for file in split.snapshot.files if file.suffix == ".safetensors") <= 99_999
+    assert split.findings == ()
