@@ -5,8 +5,8 @@ Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import Any
 
 from formats.decode import Codes, Decoder
@@ -14,8 +14,8 @@ from formats.decode import Codes, Decoder
 _FEW = 1 << 15
 """Codes below which a histogram costs more than a look at each."""
 
-_HUGE = 1e150
-"""A range whose squares float64 cannot hold."""
+_HUGE, _TINY = 1e150, 1e-150
+"""Numbers above which, and distances below which, float64 cannot hold the squares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,7 @@ class Moments:
     @property
     def std(self) -> float:
         """The standard deviation of the finite ones, of which there must be one."""
-        return (
-            float(sqrt(self.squares / self.finite))
-            if self.squares < _HUGE**2
-            else float((self.squares / self.finite) ** 0.5)
-        )
+        return float((self.squares / self.finite) ** 0.5)
 
     def __add__(self, later: Moments) -> Moments:
         """Of both; `later` were seen after these."""
@@ -78,8 +74,24 @@ class Moments:
 def moments(data: Any, how: Decoder) -> Moments:
     """Of the numbers in an array of bytes, in whole blocks of the decoder."""
     if isinstance(how, Codes) and len(data) > _FEW:
-        return _of_codes(how, how.codes(data) if how.swapped or how.bits == 4 else data)
+        counts = _Counts(how)
+        counts.add(data)
+        return counts.moments()
     return of_numbers(how.numbers(data))
+
+
+def of_pieces(pieces: Iterable[Any], how: Decoder) -> Moments:
+    """Of arrays of bytes, one after the other, each in whole blocks; a piece is done with before the next is taken.
+
+    Codes are counted through all pieces and looked at once, which saves a quarter of the time.
+    """
+    known, counts = Moments(), _Counts(how) if isinstance(how, Codes) else None
+    for piece in pieces:
+        if counts and (counts.seen or len(piece) > _FEW):
+            counts.add(piece)
+        else:
+            known += of_numbers(how.numbers(piece))
+    return known + counts.moments() if counts else known
 
 
 def of_numbers(numbers: Any) -> Moments:
@@ -92,12 +104,13 @@ def of_numbers(numbers: Any) -> Moments:
         low, high = numbers.min(), numbers.max()
         if not numpy.isfinite(low) or not numpy.isfinite(high):
             return _of_some(numbers)
-        wide = numpy.longdouble if float(high) - float(low) > _HUGE else numpy.float64
+        is_wide = max(abs(float(low)), abs(float(high))) > _HUGE or 0 < float(high) - float(low) < _TINY
+        wide = numpy.longdouble if is_wide else numpy.float64
         distances = numbers.astype(wide)
         mean = distances.mean()
         distances -= mean
-        zeros = len(numbers) - int(numpy.count_nonzero(numbers))
-        squares = numpy.dot(distances, distances)
+        zeros = int(numpy.count_nonzero(numbers == 0))
+        squares = numpy.square(distances, out=distances).sum()
     return Moments(len(numbers), zeros=zeros, low=float(low), high=float(high), mean=mean, squares=squares)
 
 
@@ -112,43 +125,51 @@ def _of_some(numbers: Any) -> Moments:
     return replace(of_numbers(numbers[finite]), seen=len(numbers), nan=nan, inf=inf, first_bad=first)
 
 
-def _of_codes(how: Codes, codes: Any) -> Moments:
-    """By a histogram."""
-    import numpy
-
-    counts = _histogram(how, codes)
-    there = counts.nonzero()[0]
-    numbers, weights = how.table[there], counts[there]
-    finite = numpy.isfinite(numbers)
-    nan = int(weights[numpy.isnan(numbers)].sum())
-    inf = int(weights[~finite].sum()) - nan
-    first = None
-    if nan or inf:
-        first = int(numpy.argmin(numpy.isfinite(how.table)[_as_codes(how, codes)]))
-    seen = int(weights.sum())
-    numbers, weights = numbers[finite], weights[finite]
-    if not len(numbers):
-        return Moments(seen, nan, inf, first_bad=first)
-    mean = numpy.dot(numbers, weights) / weights.sum()
-    squares = numpy.dot((numbers - mean) ** 2, weights)
-    zeros = int(weights[numbers == 0].sum())
-    return Moments(seen, nan, inf, zeros, float(numbers.min()), float(numbers.max()), mean, squares, first)
-
-
-def _as_codes(how: Codes, data: Any) -> Any:
-    import numpy
-
-    return data.view(numpy.uint16) if how.bits == 16 else data
-
-
-def _histogram(how: Codes, data: Any) -> Any:
+class _Counts:
     """How often each code is there. Bytes are counted in pairs, which is twice as fast."""
-    import numpy
 
-    if how.bits == 16:
-        return numpy.bincount(data.view(numpy.uint16), minlength=1 << 16)
-    even = len(data) & ~1
-    pairs = numpy.bincount(data[:even].view(numpy.uint16), minlength=1 << 16).reshape(256, 256)
-    counts = pairs.sum(axis=0) + pairs.sum(axis=1)
-    counts[data[even:]] += 1
-    return counts[: 1 << how.bits]
+    def __init__(self, how: Codes) -> None:
+        import numpy
+
+        self._how, self._counts = how, numpy.zeros(1 << 16, numpy.int64)
+        self._tails = numpy.zeros(256, numpy.int64)
+        self._finite = numpy.isfinite(how.table)
+        bad = ~self._finite if how.bits == 16 else ~(self._finite[:, None] & self._finite).reshape(-1)
+        self._bad = bad.nonzero()[0] if how.bits >= 8 else bad[:0]
+        self.seen = 0
+        self._first_bad: int | None = None
+
+    def add(self, data: Any) -> None:
+        """Count the codes in bytes."""
+        import numpy
+
+        codes = self._how.codes(data)
+        even = len(codes) if self._how.bits == 16 else len(codes) & ~1
+        counts = numpy.bincount(codes[:even].view(numpy.uint16), minlength=1 << 16)
+        self._counts += counts
+        if even < len(codes):
+            self._tails[codes[-1]] += 1
+        if self._first_bad is None and (counts[self._bad].any() or not self._finite[codes[even:]].all()):
+            self._first_bad = self.seen + int(numpy.argmin(self._finite[codes]))
+        self.seen += len(codes)
+
+    def moments(self) -> Moments:
+        """Of all codes together."""
+        import numpy
+
+        counts = self._counts
+        if self._how.bits < 16:
+            pairs = counts.reshape(256, 256)
+            counts = (pairs.sum(axis=0) + pairs.sum(axis=1) + self._tails)[: len(self._how.table)]
+        there = counts.nonzero()[0]
+        numbers, weights = self._how.table[there], counts[there]
+        finite = numpy.isfinite(numbers)
+        nan = int(weights[numpy.isnan(numbers)].sum())
+        infinite = int(weights[~finite].sum()) - nan
+        numbers, weights = numbers[finite], weights[finite]
+        if not len(numbers):
+            return Moments(self.seen, nan, infinite, first_bad=self._first_bad)
+        mean = (numbers * weights).sum() / weights.sum()
+        squares = ((numbers - mean) ** 2 * weights).sum()
+        zeros, low, high = int(weights[numbers == 0].sum()), float(numbers.min()), float(numbers.max())
+        return Moments(self.seen, nan, infinite, zeros, low, high, mean, squares, self._first_bad)

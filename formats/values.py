@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 from typing import Any
 
 from formats.decode import Decoder
 from formats.examine import Report
 from formats.findings import Finding
-from formats.moments import Moments, moments, of_numbers
+from formats.moments import Moments, moments, of_numbers, of_pieces
 from formats.onnx_values import Varints
 from formats.parts import PIECE, Part, parts, pieces, units
 from formats.rules import values as rules
@@ -123,6 +124,8 @@ def _measured(part: Part, stream: Any, buffer: Any) -> Moments:
         for piece in pieces(part, stream, buffer, 1):
             raw, rest = part.how.raw(part.file, numpy.concatenate((rest, piece)))
             known += _of_bytes(raw, part.how.how, part.left - known.seen)
+    elif part.how and part.left == inf:
+        return of_pieces(pieces(part, stream, buffer, part.how.block_bytes), part.how)
     elif part.how:
         for piece in pieces(part, stream, buffer, part.how.block_bytes):
             known += _of_bytes(piece, part.how, part.left - known.seen)

@@ -126,11 +126,17 @@ def test_every_dtype_is_decoded_or_said_not_to_be(tmp_path: Path) -> None:
     assert [finding.rule.id for finding in judge_values(value)] == ["values-not-measured"]
 
 
-@pytest.mark.parametrize("magnitude", [1e-150, 1.0, 1e150, 1e300])
+@pytest.mark.parametrize("magnitude", [1e-320, 1e-200, 1.0, 1e150, 1e300])
 def test_huge_and_tiny_numbers_do_not_overflow(tmp_path: Path, magnitude: float) -> None:
     numbers = numpy.random.default_rng(0).standard_normal(300_000) * magnitude
     known = one(tmp_path / "m.safetensors", "F64", numbers.tobytes()).moments
     assert math.isfinite(known.std) and known.std == pytest.approx(magnitude, rel=0.02, abs=0)
+
+
+def test_numbers_whose_distance_has_no_square(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", 1 << 12)
+    numbers = numpy.repeat([1e300, -1e300], 4096)
+    assert one(tmp_path / "m.safetensors", "F64", numbers.tobytes()).moments.std == pytest.approx(1e300)
 
 
 def test_a_mean_far_from_zero_does_not_drown_the_deviation(tmp_path: Path) -> None:
