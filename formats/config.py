@@ -83,19 +83,19 @@ def check_config(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
 def _check(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     names = _ARCHITECTURES.get(str(config.get("model_type")))
     if names:
-        yield from _check_layers(config, tensors, names)
+        layers = _modules(tensors, names)
+        yield from _check_layers(config, set(layers), names)
         if config["model_type"] in _UNIFORM:
-            yield from _check_modules(tensors, names)
+            yield from _check_modules(layers)
         yield from _check_embedding(config, tensors, names)
         yield from _check_head(config, tensors, names)
     yield from _check_quantization(config, tensors)
 
 
-def _check_layers(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], names: _Names) -> Iterator[Finding]:
+def _check_layers(config: Mapping[str, Any], there: set[int], names: _Names) -> Iterator[Finding]:
     depth, extra = config.get(names.depth), config.get("num_nextn_predict_layers") or 0
     if type(depth) is not int or type(extra) is not int:
         return
-    there = set(_modules(tensors, names))
     missing = min(set(range(min(depth, len(there) + 1))) - there, default=None)
     if missing is not None:
         yield rules.CONFIG_LAYERS.finding(CONFIG, expected=f"{names.depth} {depth}", found=f"no layer {missing}")
@@ -113,9 +113,8 @@ def _modules(tensors: Iterable[str], names: _Names) -> dict[int, set[str]]:
     return layers
 
 
-def _check_modules(tensors: Iterable[str], names: _Names) -> Iterator[Finding]:
+def _check_modules(layers: Mapping[int, set[str]]) -> Iterator[Finding]:
     """Every layer has the modules that most layers have."""
-    layers = _modules(tensors, names)
     counts = Counter(module for modules in layers.values() for module in modules)
     usual = sorted(module for module, count in counts.items() if 2 * count > len(layers))
     for layer, modules in sorted(layers.items()):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from formats.gguf import INT32, MAGIC, TYPES, UINT16, Header, read_header
 from formats.gguf_check import COUNT, NUMBER, TENSORS
 from formats.index import SHARD
+from formats.order import numbered
 from formats.snapshot import ModelFile
 from formats.tensors import Regrouped, TensorInfo, WeightFile
 from registry.blob import BytesBlob
@@ -103,7 +104,7 @@ def _regroup(stem: str, files: list[ModelFile], max_size: int | None) -> Iterato
     if len(parts) > MAX_PARTS:
         raise _too_many(model, len(parts), max_size or 0, whole.size)
     for number, tensors in enumerate(parts):
-        name = f"{stem}-{number + 1:05}-of-{len(parts):05}{SUFFIX}"
+        name = numbered(stem, number + 1, len(parts), SUFFIX)
         yield _part(model, name, _head(model, number, len(parts)), tensors)
 
 

@@ -29,9 +29,8 @@ def check_shards(read: Mapping[ModelFile, WeightFile], snapshot: Snapshot) -> It
     told: set[str] = set()
     for file in snapshot.files:
         if file.name.endswith(INDEX_SUFFIX):
-            folder = file.name[: file.name.rfind("/") + 1]
             for finding in islice(_guarded(_check_index(file, read, snapshot)), MAX_FINDINGS):
-                told.add(folder + finding.expected)
+                told.add(file.folder + finding.expected)
                 yield finding
     missing = list(_missing(snapshot))
     yield from (finding for finding in missing if finding.file not in told)
@@ -41,11 +40,11 @@ def check_shards(read: Mapping[ModelFile, WeightFile], snapshot: Snapshot) -> It
 
 def _unbound(snapshot: Snapshot) -> Iterator[Finding]:
     """The first of several safetensors shards where no index is beside them."""
-    folders = {file.name[: file.name.rfind("/") + 1] for file in snapshot.files if ".index." in file.name}
+    folders = {file.folder for file in snapshot.files if ".index." in file.name}
     for file in snapshot.files:
         match = SHARD.fullmatch(file.name)
         is_first = match and match[4] == ".safetensors" and int(match[2]) == 1 < int(match[3])
-        if is_first and file.name[: file.name.rfind("/") + 1] not in folders:
+        if is_first and file.folder not in folders:
             yield rules.INDEX_MISSING.finding(file.name, expected="an index, *.safetensors.index.json", found="none")
 
 
@@ -75,8 +74,7 @@ def _check_index(index: ModelFile, read: Mapping[ModelFile, WeightFile], snapsho
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         rules.INDEX_JSON.reject(index.name, expected="a weight_map from tensors to files", found=type(weight_map))
-    folder = index.name.rpartition("/")[0]
-    files = {shard: snapshot.get(f"{folder}/{shard}" if folder else shard) for shard in weight_map.values()}
+    files = {shard: snapshot.get(index.folder + shard) for shard in weight_map.values()}
     there = sum(1 for file in files.values() if file)
     for shard in sorted(shard for shard, file in files.items() if not file):
         yield rules.INDEX_SHARD_MISSING.finding(index.name, expected=shard, found=f"{there} of {len(files)} files")

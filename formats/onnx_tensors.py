@@ -204,14 +204,13 @@ class TensorReader:
 
     def _beside(self, tensor: Any, location: str) -> ModelFile:
         """The file at a path from the model's folder."""
-        folder = self._file.name.rpartition("/")[0]
         try:
             path = relative_path("/".join(part for part in location.split("/") if part != "."), self._file.name)
         except ModelError as error:
             self._reject(rules.EXTERNAL_PATH, tensor, "one path in the model's folder", error.what)
         if ".." in path:
             self._reject(rules.EXTERNAL_PATH, tensor, "a path without two dots in a row", path)
-        data = self._snapshot.get(f"{folder}/{path}" if folder else path)
+        data = self._snapshot.get(self._file.folder + path)
         if not data:
             self._reject(rules.EXTERNAL_MISSING, tensor, path, "no such file")
         return data

@@ -16,7 +16,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
-from formats.findings import Finding, RejectedError, Rule
+from formats.findings import Finding, Rule
 from formats.opcodes import MAX_READ, UNKNOWN, Budget, End, Import, Program, Source, SpentError, read_program
 from formats.rules import pickle as rules
 from formats.snapshot import ModelFile
@@ -70,13 +70,6 @@ def find_pickle(file: ModelFile, exempt: Container[str] = ()) -> Finding | None:
     if pickled_name(file.name):
         return rules.BY_NAME.finding(file.name, expected=_EXPECTED, found=f"{file.size} bytes that are no pickle")
     return None
-
-
-def refuse_pickle(file: ModelFile) -> None:
-    """`RejectedError` if the file is a pickle by its name or by its content."""
-    finding = find_pickle(file)
-    if finding and finding.refuses:
-        raise RejectedError(finding)
 
 
 def convertible(finding: Finding) -> bool:

@@ -71,10 +71,9 @@ def _refuse_dangling(kept: list[ModelFile], replaced: frozenset[str]) -> None:
     """An index of a form that is not rewritten, such as that of a variant, must not name files that are gone."""
     for file in kept:
         if ".index" in file.name and file.suffix == ".json":
-            folder = file.name[: file.name.rfind("/") + 1]
             named = read_json(file, rules.INDEX_JSON, MAX_INDEX).get("weight_map")
             shards = set(named.values()) if isinstance(named, dict) else set()
-            if gone := sorted(str(shard) for shard in shards if f"{folder}{shard}" in replaced):
+            if gone := sorted(str(shard) for shard in shards if file.folder + str(shard) in replaced):
                 raise ModelError(
                     "an index of this form cannot be rewritten, and names a file that would be replaced",
                     subject=file.name,

@@ -56,8 +56,7 @@ def _groups(read: Mapping[ModelFile, WeightFile], snapshot: Snapshot) -> Iterato
     """Files that an index names, files numbered alike, and the rest one by one."""
     left = dict.fromkeys(file for file in read if file.suffix == SUFFIX)
     for index in (file for file in snapshot.files if file.name.endswith(INDEX_SUFFIX)):
-        folder = index.name[: index.name.rfind("/") + 1]
-        names = {f"{folder}{name}" for name in read_json(index, rules.INDEX_JSON, MAX_INDEX)["weight_map"].values()}
+        names = {index.folder + name for name in read_json(index, rules.INDEX_JSON, MAX_INDEX)["weight_map"].values()}
         files = tuple(file for file in left if file.name in names)
         left = dict.fromkeys(file for file in left if file.name not in names)
         if files:

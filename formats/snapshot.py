@@ -30,6 +30,11 @@ class ModelFile:
         return self.blob.open()
 
     @property
+    def folder(self) -> str:
+        """The folder that it is in, with the slash behind it; empty for a file at the top."""
+        return self.name[: self.name.rfind("/") + 1]
+
+    @property
     def suffix(self) -> str:
         """The extension in lower case, with its dot."""
         stem, dot, extension = self.name.rpartition("/")[2].rpartition(".")

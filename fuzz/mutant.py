@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,3 @@ class Mutant:
         """Write the files into a folder, which must be there."""
         for name, content in self.files.items():
             content.write(folder / name)
-
-
-Mutate = Callable[[Random, Seed], Mutant]
-"""Makes a mutant of a seed, by chance alone: the same for the same state of the random numbers."""

@@ -8,7 +8,9 @@ from typing import Any
 
 from containers.artifact import CARD
 from containers.layers import FILEPATH
+from containers.look import model_snapshot
 from containers.modelpack import ARTIFACT
+from containers.unpack import model_manifest
 from formats.checkpoint import Checkpoint
 from formats.examine import graphs_of
 from formats.snapshot import ModelFile, Snapshot
@@ -33,13 +35,13 @@ def inspect(text: str, *, tensors: bool = False, plain_http: bool = False) -> di
     reference = artifact(text)
     if not reference:
         return _model(text, tensors=tensors)
-    report = _reference(reference, plain_http=plain_http)
-    return {**report, **_tensors(look(text, plain_http=plain_http))} if tensors else report
-
-
-def _reference(reference: Reference | LayoutReference, *, plain_http: bool) -> dict[str, Any]:
     source = open_store(reference, plain_http=plain_http)
     root = source.resolve(reference.name)
+    report = _reference(reference, root, source)
+    return {**report, **_tensors(model_snapshot(model_manifest(root, source), source))} if tensors else report
+
+
+def _reference(reference: Reference | LayoutReference, root: Manifest | Index, source: Source) -> dict[str, Any]:
     roots = {str(reference): root, **_sibling(source, reference, root)}
     return {"reference": str(reference), "digest": root.descriptor.digest, **_artifact(roots, source)}
 

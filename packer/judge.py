@@ -11,7 +11,6 @@ from typing import Any
 from formats.examine import FORMATS, Report, examine, graphs_of
 from formats.findings import Finding, RejectedError, errors
 from formats.rules import model as rules
-from formats.snapshot import Snapshot
 from formats.text import printable
 from formats.values import TensorValues, judge_values, measure
 from packer.inspect import describe_graphs
@@ -119,9 +118,8 @@ def _plural(count: int, what: str) -> str:
 
 
 def _summary(report: Report) -> str:
-    card = report.card
+    card, snapshot = report.card, report.snapshot
     assert card
-    snapshot: Snapshot = report.snapshot
     parts = [card.format, card.architecture or "unknown architecture", f"{len(report.tensors):,} tensors"]
     parts += [f"{card.parameters:,} parameters ({', '.join(card.dtypes)})"]
     parts += [f"{len(snapshot.files)} files", human(snapshot.size)]
@@ -144,12 +142,8 @@ def _listed(findings: Sequence[Finding]) -> Iterator[str]:
         for finding in alike[:SHOWN]:
             where = f"{finding.file}: " if finding.file else ""
             yield f"  {finding.severity:<7}  {where}{finding.sentence}  [{finding.rule.id}]"
-            yield from (f"    {key + ':':<9} {text}" for key, text in _details(finding) if text)
+            details = (("expected:", finding.expected), ("found:", finding.found))
+            yield from (f"    {key:<9} {text}" for key, text in details if text)
         if len(alike) > SHOWN:
             yield f"    and {len(alike) - SHOWN:,} more like it; --json has them"
         yield f"    {'next:':<9} {alike[0].rule.advice}"
-
-
-def _details(finding: Finding) -> Iterator[tuple[str, str]]:
-    yield "expected", finding.expected
-    yield "found", finding.found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def convert_pickles(snapshot: Snapshot, folder: Path) -> Snapshot:
     for a pickle that may not be loaded, `ModelError` for one that is no map of tensors.
     """
     files = [_converted(file, folder) for file in snapshot.files]
-    names = [file.name for file in files]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    counts = Counter(file.name for file in files)
+    if twice := next((name for name, count in counts.items() if count > 1), None):
         raise ModelError(
             "the model has this file already, and a pickle that would become it",
             subject=twice,
