@@ -1,46 +1,87 @@
-"""`make bench`: everything measured side by side, and docs/benchmarks.md written."""
+"""`make bench`: everything measured side by side, and docs/benchmarks.md written.
+
+`python -m bench PART...` measures some parts alone, and writes only those that have a section of their own.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import deep, headers, shards
+from bench import deep, gpu, headers, quantize, registry, shards
+from bench.document import table, write_head, write_section
 from bench.measure import ROOT, RUNS, Row
+
+QUANTIZE = "quantize"
+"""The part that has a section of its own."""
 
 _HEAD = """# Benchmarks
 
 Written by `make bench` on {date}, on {machine}, from files on {place}. Each figure is the median of {runs} runs of a
-process of its own; what is compared runs in turn. Memory is the peak of the process.
+process of its own ({slow_runs} where slow tools fill registries); what is compared runs in turn. Memory is the peak of
+the process, CPU its processor time and that of its children.
 
-| what | packer | beside | ratio | goal |
-|---|---|---|---|---|
+"""
+_QUANTIZE = """
+FP8 with scales per channel (`fp8-dynamic`), measured by `python -m bench quantize` on {date}, on {machine}, from
+files on disk. Figures of the small model are medians of {runs} runs, those of the large one are of one run. Memory is
+the peak of all processes together, pages of mapped files among them. In the minute before it began, {load:.1f} other
+processes ran on average.
+
 """
 
 
-def main() -> None:
-    """Measure, print and write."""
+def main(names: Sequence[str] = ()) -> None:
+    """Measure these parts, or all; print; write what the table and the sections then hold."""
+    if unknown := set(names) - {*_PARTS, QUANTIZE}:
+        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join([*_PARTS, QUANTIZE])}")
     place = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
     with tempfile.TemporaryDirectory(dir=place, prefix="packer-bench-") as folder:
-        rows = []
-        for row in _rows(Path(folder)):
-            print(f"{row.what}: {row.ours}; {row.theirs}; {row.ratio} (goal: {row.goal})", flush=True)
-            rows.append(row)
-    date = datetime.now(UTC).date().isoformat()
-    head = _HEAD.format(date=date, machine=_machine(), place="tmpfs" if place.name == "shm" else "disk", runs=RUNS)
-    text = head + "".join(f"| {row.what} | {row.ours} | {row.theirs} | {row.ratio} | {row.goal} |\n" for row in rows)
-    (ROOT / "docs/benchmarks.md").write_text(text, encoding="utf-8")
+        rows = [_told(row) for name in names or _PARTS if name in _PARTS for row in _PARTS[name](Path(folder))]
+    if not names:
+        _write(rows, "tmpfs" if place.name == "shm" else "disk")
+    if not names or QUANTIZE in names:
+        _quantize()
+    gpu.require_section()
 
 
-def _rows(folder: Path) -> Iterator[Row]:
-    gguf = next((ROOT / ".cache/models/smollm2-gguf").glob("*.gguf"))
-    yield from headers.run(folder, gguf)
-    yield from shards.run(folder)
-    yield from deep.run(folder)
+def _quantize() -> None:
+    """Measure it, and write its section."""
+    load = os.getloadavg()[0]
+    rows = list(map(_told, quantize.run()))
+    head = _QUANTIZE.lstrip().format(date=_today(), machine=_machine(), runs=quantize.RUNS, load=load)
+    write_section("Quantization", head + table(rows))
+
+
+def _told(row: Row) -> Row:
+    print(f"{row.what}: {row.ours}; {row.theirs}; {row.ratio} (goal: {row.goal})", flush=True)
+    return row
+
+
+def _write(rows: Sequence[Row], place: str) -> None:
+    head = _HEAD.format(date=_today(), machine=_machine(), place=place, runs=RUNS, slow_runs=registry.SLOW_RUNS)
+    write_head(head + table(rows))
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def _headers(folder: Path) -> Iterable[Row]:
+    return headers.run(folder, next((ROOT / ".cache/models/smollm2-gguf").glob("*.gguf")))
+
+
+_PARTS: dict[str, Callable[[Path], Iterable[Row]]] = {
+    "headers": _headers,
+    "shards": shards.run,
+    "deep": deep.run,
+    "registry": registry.run,
+}
 
 
 def _machine() -> str:
@@ -53,4 +94,4 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -36,21 +36,21 @@ print(time.perf_counter() - began)
 """
 
 
-def model(path: Path) -> Path:
-    """64 tensors of normal numbers."""
-    values = numpy.random.default_rng(0)
+def model(path: Path, numbers: range = range(TENSORS)) -> Path:
+    """Tensors of normal numbers, 32 MiB each, named by `numbers`."""
+    values = numpy.random.default_rng(numbers.start)
     size = 2 * ELEMENTS
     entries = (
-        f'"t{at}":{{"dtype":"BF16","shape":[{ELEMENTS}],"data_offsets":[{at * size},{(at + 1) * size}]}}'
-        for at in range(TENSORS)
+        f'"t{number}":{{"dtype":"BF16","shape":[{ELEMENTS}],"data_offsets":[{at * size},{(at + 1) * size}]}}'
+        for at, number in enumerate(numbers)
     )
     header = "{" + ",".join(entries) + "}"
     header += " " * (-len(header) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header.encode())
-        for _ in range(TENSORS):
-            numbers = values.standard_normal(ELEMENTS, dtype=numpy.float32) * numpy.float32(0.02)
-            file.write((numbers.view(numpy.uint32) >> 16).astype(numpy.uint16).tobytes())
+        for _ in numbers:
+            wide = values.standard_normal(ELEMENTS, dtype=numpy.float32) * numpy.float32(0.02)
+            file.write((wide.view(numpy.uint32) >> 16).astype(numpy.uint16).tobytes())
     return path
 
 

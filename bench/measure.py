@@ -1,26 +1,41 @@
-"""Measuring whole processes: wall time and peak memory, several runs, medians."""
+"""Measuring whole processes: wall time, processor time, peak memory and files moved, several runs, medians."""
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 RUNS = 5
 ROOT = Path(__file__).resolve().parents[1]
+_LAUNCH = Path(__file__).with_name("launch.py")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds and peak resident megabytes, medians; `seconds` is what the process printed, if it printed a number."""
+    """What a process took, its children with it: medians of several runs.
+
+    `seconds` is what the process printed, if it printed a number. `megabytes` is the resident peak, `cpu` seconds of
+    processor time, `read` and `written` megabytes that went through files (sockets do not count). `said` is what the
+    last run printed.
+    """
 
     seconds: float
     megabytes: float
+    cpu: float = 0.0
+    read: float = 0.0
+    written: float = 0.0
+    said: str = ""
+
+
+Attempt = Callable[[], Cost]
+"""One run of something, measured."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +51,28 @@ class Row:
 
 def measure(command: Sequence[str | Path], before: Callable[[], object] = lambda: None, runs: int = RUNS) -> Cost:
     """The cost of a command. `before` is called before each run, and not measured."""
-    return medians([_once(command, before) for _ in range(runs)])
+    return in_turn([_prepared(command, before)], runs)[0]
 
 
 def alternate(
     one: Sequence[str | Path], other: Sequence[str | Path], before: Callable[[], object] = lambda: None
 ) -> tuple[Cost, Cost]:
     """The costs of two commands, run in turn, so that what else the machine does hits both."""
-    pairs = [(_once(one, before), _once(other, before)) for _ in range(RUNS)]
-    return medians([first for first, _ in pairs]), medians([second for _, second in pairs])
+    first, second = in_turn([_prepared(one, before), _prepared(other, before)])
+    return first, second
+
+
+def in_turn(attempts: Sequence[Attempt], runs: int = RUNS) -> list[Cost]:
+    """The cost of each attempt: one run of all, then the next."""
+    rounds = [[attempt() for attempt in attempts] for _ in range(runs)]
+    return [medians(costs) for costs in zip(*rounds, strict=True)]
 
 
 def medians(costs: Sequence[Cost]) -> Cost:
     """The median of each."""
-    return Cost(statistics.median(cost.seconds for cost in costs), statistics.median(cost.megabytes for cost in costs))
+    numbers = ("seconds", "megabytes", "cpu", "read", "written")
+    figures = {name: statistics.median(getattr(cost, name) for cost in costs) for name in numbers}
+    return Cost(**figures, said=costs[-1].said)
 
 
 def python(code: str, *arguments: str | Path) -> list[str | Path]:
@@ -57,20 +80,34 @@ def python(code: str, *arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-c", code, *arguments]
 
 
-def _once(command: Sequence[str | Path], before: Callable[[], object]) -> Cost:
-    before()
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
-    )
-    assert process.stdout
-    said = process.stdout.read().split()
-    _, status, usage = os.wait4(process.pid, 0)
-    took = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{command} ended with {process.returncode}")
-    return Cost(float(said[-1]) if said and _is_number(said[-1]) else took, usage.ru_maxrss / 1024)
+def once(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Cost:
+    """The cost of one run; `RuntimeError` with what it complained of if it fails."""
+    with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as complaints:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", _LAUNCH, str(told.fileno()), *map(str, command)],
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            pass_fds=[told.fileno()],
+            text=True,
+            check=False,
+        )
+        told.seek(0)
+        complaints.seek(0)
+        if done.returncode:
+            raise RuntimeError(f"{command} ended with {done.returncode}: {complaints.read()[-2000:].decode()}")
+        cost = Cost(**json.loads(told.read()), said=done.stdout)
+    last = (done.stdout.split() or [""])[-1]
+    return replace(cost, seconds=float(last)) if _is_number(last) else cost
+
+
+def _prepared(command: Sequence[str | Path], before: Callable[[], object]) -> Attempt:
+    def attempt() -> Cost:
+        before()
+        return once(command)
+
+    return attempt
 
 
 def _is_number(text: str) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
-from containers.tar import walk_tar
-from containers.unpack import is_wanted, model_name, raw_name, refuse_conflicts, unreadable
+from containers.tar import MAX_MEMBERS, walk_tar
+from containers.unpack import is_wanted, merged, model_name, raw_name, refuse_conflicts, too_many, unreadable
 from formats.examine import READERS
 from formats.snapshot import ModelFile, Origin, Snapshot
 from registry.descriptor import Descriptor
@@ -25,10 +26,10 @@ def model_snapshot(manifest: Manifest, source: Source) -> Snapshot:
     against a digest.
     """
     layers = [layer for layer in manifest.layers if is_wanted(layer, manifest)]
+    seen = count(1)
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda layer: list(_files(layer, source)), layers)
-        # a later layer's file replaces an earlier one's, as in a container
-        files = {file.name: file for files in found for file in files}
+        found = list(pool.map(lambda layer: list(_counted(_files(layer, source), seen, layer)), layers))
+    files = merged([{str(file.name): file for file in each} for each in found])
     refuse_conflicts(set(files), manifest)
     if not files:
         raise ModelError(
@@ -38,6 +39,14 @@ def model_snapshot(manifest: Manifest, source: Source) -> Snapshot:
             found=f"{len(manifest.layers)} layers",
         )
     return Snapshot.of(Origin("oci"), list(files.values()))
+
+
+def _counted(files: Iterable[ModelFile], seen: Iterator[int], layer: Descriptor) -> Iterator[ModelFile]:
+    """The files of one layer; `seen` counts those of all layers, in several threads."""
+    for file in files:
+        if next(seen) > MAX_MEMBERS:
+            raise too_many(layer)
+        yield file
 
 
 def _files(layer: Descriptor, source: Source) -> Iterator[ModelFile]:

@@ -12,19 +12,17 @@ from typing import Any
 from containers.image import EPOCH
 from containers.layers import FILEPATH, ModelLayer
 from formats.checkpoint import Checkpoint
+from formats.identity import is_document, is_vocabulary
 from formats.snapshot import ModelFile
 from registry.blob import Blob, BytesBlob, TypedBlob
+from registry.descriptor import Descriptor
 from registry.manifest import Graph, encode, make_manifest
+from registry.memory import Memory, mark_of
 
 ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG = "application/vnd.cncf.model.config.v1+json"
 TITLE = "org.opencontainers.image.title"
 METADATA = "org.cncf.model.file.metadata+json"
-
-_DOCUMENTS = frozenset((".md", ".txt", ".pdf", ".png", ".jpg", ".jpeg", ".svg", ".gif", ".rst"))
-_DOCUMENT_NAMES = frozenset(
-    ("license", "licence", "notice", "copying", "readme", "use_policy", "acceptable_use_policy")
-)
 
 
 class ModelPack(StrEnum):
@@ -40,10 +38,14 @@ class ModelPack(StrEnum):
 
 
 def modelpack_manifest(
-    checkpoint: Checkpoint, layers: Sequence[ModelLayer], form: ModelPack, annotations: Mapping[str, str]
+    checkpoint: Checkpoint,
+    layers: Sequence[ModelLayer],
+    form: ModelPack,
+    annotations: Mapping[str, str],
+    memory: Memory,
 ) -> Graph:
     """The flat manifest: indexes are not understood by the readers it is for."""
-    blobs = _raw(checkpoint) if form is ModelPack.RAW else _shared(layers)
+    blobs = _raw(checkpoint, memory) if form is ModelPack.RAW else _shared(layers)
     config = BytesBlob.of(CONFIG, encode(model_config(checkpoint, blobs)))
     descriptors = [blob.descriptor for blob in blobs]
     return Graph(make_manifest(config.descriptor, descriptors, annotations, ARTIFACT), (config, *blobs))
@@ -55,7 +57,7 @@ def model_config(checkpoint: Checkpoint, layers: Sequence[Blob]) -> dict[str, An
     descriptor = {
         "family": card.family,
         "name": card.name,
-        "sourceURL": origin.name and f"hf://{origin.name}",
+        "sourceURL": origin.url,
         "revision": origin.revision,
         "licenses": [card.licence] if card.licence else [],
     }
@@ -82,11 +84,13 @@ def _shared(layers: Sequence[ModelLayer]) -> tuple[Blob, ...]:
     )
 
 
-def _raw(checkpoint: Checkpoint) -> tuple[Blob, ...]:
-    return tuple(
-        TypedBlob.of(file.blob, _media_type(_kind(file, checkpoint), "raw"), _file_annotations(file))
-        for file in checkpoint.snapshot.files
-    )
+def _raw(checkpoint: Checkpoint, memory: Memory) -> tuple[Blob, ...]:
+    return tuple(_raw_layer(file, _kind(file, checkpoint), memory) for file in checkpoint.snapshot.files)
+
+
+def _raw_layer(file: ModelFile, kind: str, memory: Memory) -> Blob:
+    digest = memory.digest(mark_of(file.blob), lambda: file.blob.descriptor.digest)
+    return TypedBlob(file.blob, Descriptor(_media_type(kind, "raw"), digest, file.size, _file_annotations(file)))
 
 
 def _media_type(kind: str, form: str) -> str:
@@ -98,10 +102,8 @@ def _kind(file: ModelFile, checkpoint: Checkpoint) -> str:
         return "weight"
     if file.suffix == ".py":
         return "code"
-    stem = file.name.rpartition("/")[2].partition(".")[0].lower()
-    is_vocabulary = stem in ("vocab", "merges")
-    is_document = stem in _DOCUMENT_NAMES or (file.suffix in _DOCUMENTS and not is_vocabulary)
-    return "doc" if is_document else "weight.config"
+    is_text = file.suffix == ".txt" and not is_vocabulary(file)
+    return "doc" if is_text or is_document(file) else "weight.config"
 
 
 def _file_annotations(file: ModelFile) -> dict[str, str]:

@@ -1,18 +1,21 @@
-"""GNU tar, both ways: layers that are not written anywhere, and members taken from a stream.
+"""Tar, both ways: layers that are not written anywhere, and members taken from a stream.
 
-A layer is headers, regions of files and padding until somebody reads it. GNU format because sizes beyond 8 GiB must
-fit and PAX headers are misread by scanners (`docs/adr/0003-layers.md`).
+A layer is headers, regions of files and padding until somebody reads it. GNU format is written because sizes beyond
+8 GiB must fit and PAX headers are misread by scanners (`docs/adr/0003-layers.md`). GNU, USTAR and PAX are read, as
+other tools write them (`docs/adr/0013-foreign-layers.md`).
 https://www.gnu.org/software/tar/manual/html_node/Standard.html
+https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html#tag_20_92_13
 """
 
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from registry.blob import CHUNK, digest_stream
 from registry.descriptor import IMAGE_LAYER, Descriptor
@@ -21,10 +24,26 @@ from registry.join import Chain
 
 BLOCK = 512
 MAX_NAME = 64 << 10
-"""Bytes of a long name that are accepted from a foreign tar."""
+"""Bytes of a long name, or of the records of one extended header, that are accepted from a foreign tar."""
 
 MAX_MEMBERS = 20_000
-"""Members of a tar far away whose headers are asked for."""
+"""Members of a tar far away whose headers are asked for, and files of an artifact that is looked at."""
+
+MAX_EXTENSIONS = 8
+"""Extended headers and long names that are accepted before one member; no writer is known to need more than two."""
+
+MAX_HEADERS = 64 << 20
+"""Bytes of headers, with what extends them, that are asked for of a tar far away: 3 KiB for each of `MAX_MEMBERS`."""
+
+_EXTENDED = frozenset({tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE})
+_EXTENSIONS = _EXTENDED | {tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+_FILES = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
+_PARTIAL = frozenset({tarfile.GNUTYPE_SPARSE, b"M"})
+_EMPTY = frozenset(
+    {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE}
+)
+_LENGTH = re.compile(rb"([0-9]{1,6}) ")
+_SIZE = re.compile(rb"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -96,23 +115,16 @@ class Entry:
 
 
 def read_tar(stream: BinaryIO, origin: str) -> Iterator[Entry]:
-    """The regular files of a tar in GNU or USTAR format, as they come; `ContentError` naming `origin` otherwise.
+    """The regular files of a tar in GNU, USTAR or PAX format, as they come; `ContentError` naming `origin` otherwise.
 
     Folders are passed over. Links and devices are passed over too: nothing that is made from this stream can point
     anywhere. Memory is bounded by `MAX_NAME` and `CHUNK`, whatever the headers say. The stream is read to its end,
     so that its digest is checked.
     """
-    long_name = ""
-    while (info := _next_header(stream, origin)) is not None:
-        if info.type == tarfile.GNUTYPE_LONGNAME:
-            long_name = _long_name(stream, info, origin)
-            continue
-        name, long_name = long_name or info.name, ""
-        content = _content(stream, info.size, origin)
-        if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            yield Entry(name, info.size, content)
-        elif info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE):
-            raise _pax(origin)
+    while (found := _next_member(stream, origin)) is not None:
+        content = _content(stream, found.size, origin)
+        if found.is_file:
+            yield Entry(found.name, found.size, content)
         for _ in content:
             pass
     for _ in iter(lambda: stream.read(CHUNK), b""):
@@ -122,33 +134,143 @@ def read_tar(stream: BinaryIO, origin: str) -> Iterator[Entry]:
 def walk_tar(stream: BinaryIO, origin: str) -> Iterator[tuple[str, int, int]]:
     """The regular files of a tar whose stream seeks, without their content: name, offset of the first byte, size.
 
-    Reads headers alone. `ContentError` as `read_tar` has it, and for more than `MAX_MEMBERS`.
+    Reads headers alone. `ContentError` as `read_tar` has it, for more than `MAX_MEMBERS`, and for more than
+    `MAX_HEADERS`.
     """
-    long_name, position, whole = "", 0, stream.seek(0, io.SEEK_END)
-    for _ in range(MAX_MEMBERS):
-        stream.seek(position)
-        info = _next_header(stream, origin)
-        if info is None:
-            return
-        start, position = position + BLOCK, position + BLOCK + info.size + -info.size % BLOCK
+    position, members, headers, whole = 0, 0, 0, stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    while (found := _next_member(stream, origin)) is not None:
+        start = stream.tell()
+        members, headers = members + 1, headers + start - position
+        if members > MAX_MEMBERS or headers > MAX_HEADERS:
+            raise ContentError(
+                "a tar has too many members or headers",
+                subject=origin,
+                expected=f"at most {MAX_MEMBERS} members and {MAX_HEADERS} bytes of headers",
+                found="more",
+            )
+        position = start + found.size
         if position > whole:
             raise ContentError("a tar member is truncated", subject=origin, expected=f"{position} bytes", found=whole)
-        if info.type == tarfile.GNUTYPE_LONGNAME:
-            long_name = _long_name(stream, info, origin)
-            continue
-        if info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE):
-            raise _pax(origin)
-        if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            yield long_name or info.name, start, info.size
-        long_name = ""
-    raise ContentError("a tar has too many members", subject=origin, expected=f"at most {MAX_MEMBERS}", found="more")
+        if found.is_file:
+            yield found.name, start, found.size
+        position += -found.size % BLOCK
+        stream.seek(position)
 
 
-def _pax(origin: str) -> ContentError:
-    return ContentError("PAX headers are not supported in layers", subject=origin, expected="GNU or USTAR tar")
+class _Header(NamedTuple):
+    """One header block: the name and the size in its fields, and its type."""
+
+    name: str
+    size: int
+    kind: bytes
 
 
-def _next_header(stream: BinaryIO, origin: str) -> tarfile.TarInfo | None:
+class _Found(NamedTuple):
+    """A member after all its headers: `size` are the bytes that follow them, without padding."""
+
+    name: str
+    size: int
+    is_file: bool
+
+
+def _next_member(stream: BinaryIO, origin: str) -> _Found | None:
+    """The next member, with what the headers before it say; None at the end. The stream then stands at its content."""
+    said: dict[bytes, bytes] = {}
+    seen: set[bytes] = set()
+    for _ in range(MAX_EXTENSIONS + 1):
+        header = _next_header(stream, origin)
+        if header is None or header.kind not in _EXTENSIONS:
+            return _member(header, said, seen, origin)
+        said |= _extension(header, _extra(stream, header, origin), origin)
+        if header.kind != tarfile.XGLTYPE:
+            _refuse_second(header.kind, seen, origin)
+            seen.add(header.kind)
+    raise ContentError(
+        "a tar member has too many extended headers", subject=origin, expected=f"at most {MAX_EXTENSIONS}", found="more"
+    )
+
+
+def _refuse_second(kind: bytes, seen: set[bytes], origin: str) -> None:
+    """Readers differ in which of two headers for one member counts; no writer makes two."""
+    if kind in seen or (seen and (seen | {kind}) & _EXTENDED):
+        raise ContentError(
+            "a tar member has two headers that extend it",
+            subject=origin,
+            expected="one extended header, or one GNU long name and one GNU long link",
+        )
+
+
+def _member(header: _Header | None, said: dict[bytes, bytes], seen: set[bytes], origin: str) -> _Found | None:
+    if header is None:
+        if seen:
+            raise ContentError("an extended tar header has no member", subject=origin, found="the end")
+        return None
+    if header.kind in _PARTIAL:
+        raise _partial(origin)
+    name = _text(said[b"path"], origin) if said.get(b"path") else header.name
+    size = _size(said[b"size"], origin) if said.get(b"size") else header.size
+    if header.kind in _EMPTY or (header.kind == tarfile.AREGTYPE and name.endswith("/")):
+        return _Found(name, 0, is_file=False)  # whatever the header says, as Go and Python read it
+    return _Found(name, size, header.kind in _FILES)
+
+
+def _extension(header: _Header, data: bytes, origin: str) -> dict[bytes, bytes]:
+    """What an extended header or a long name says of the member behind it: its path, its size, or nothing."""
+    if header.kind == tarfile.GNUTYPE_LONGLINK:
+        return {}
+    if header.kind == tarfile.GNUTYPE_LONGNAME:
+        return {b"path": data.partition(b"\0")[0]}
+    said = dict(_records(data, origin))
+    if any(key.startswith(b"GNU.sparse.") for key in said):
+        raise _partial(origin)
+    said = {key: said[key] for key in (b"path", b"size") if key in said}
+    if header.kind == tarfile.XGLTYPE and said:
+        raise ContentError("a global tar header names every member, or sets its size", subject=origin)
+    return said
+
+
+def _records(data: bytes, origin: str) -> Iterator[tuple[bytes, bytes]]:
+    """The records of an extended header, `LENGTH KEY=VALUE` and a line feed each (POSIX.1-2001, pax)."""
+    at = 0
+    while at < len(data):
+        length = _LENGTH.match(data, at)
+        end = at + int(length[1]) if length else 0
+        key, equals, value = data[length.end() if length else 0 : max(end - 1, 0)].partition(b"=")
+        if not key or not equals or data[end - 1 : end] != b"\n":
+            raise ContentError(
+                "an extended tar header is malformed",
+                subject=origin,
+                expected="records of a length, a key and a value",
+                found=repr(data[at : at + 40]),
+            )
+        yield key, value
+        at = end
+
+
+def _size(value: bytes, origin: str) -> int:
+    if not _SIZE.fullmatch(value):
+        raise ContentError("the size in an extended tar header is no number", subject=origin, found=repr(value[:40]))
+    return int(value)
+
+
+def _text(value: bytes, origin: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise ContentError("a tar member's name is not UTF-8", subject=origin) from error
+
+
+def _partial(origin: str) -> ContentError:
+    return ContentError(
+        "sparse and multi-volume tar members are not supported",
+        subject=origin,
+        expected="whole files",
+        hint="pack without --sparse and --multi-volume",
+    )
+
+
+def _next_header(stream: BinaryIO, origin: str) -> _Header | None:
     block = stream.read(BLOCK)
     if not block.strip(b"\0"):
         return None
@@ -159,16 +281,21 @@ def _next_header(stream: BinaryIO, origin: str) -> tarfile.TarInfo | None:
         raise ContentError(f"this is not a tar header ({error})", subject=origin) from error
     if info.size < 0:
         raise ContentError("a tar member has a negative size", subject=origin, found=info.size)
-    return info
+    if block[257:265] == tarfile.GNU_MAGIC:  # where USTAR has the front of the name, GNU has times
+        info.name = block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    return _Header(info.name, info.size, block[156:157])
 
 
-def _long_name(stream: BinaryIO, info: tarfile.TarInfo, origin: str) -> str:
-    if info.size > MAX_NAME:
-        raise ContentError("a tar member has an absurd name", subject=origin, expected=f"at most {MAX_NAME} bytes")
-    try:
-        return b"".join(_content(stream, info.size, origin)).rstrip(b"\0").decode()
-    except UnicodeDecodeError as error:
-        raise ContentError("a tar member's name is not UTF-8", subject=origin) from error
+def _extra(stream: BinaryIO, header: _Header, origin: str) -> bytes:
+    """The content of an extended header or of a long name."""
+    if header.size > MAX_NAME:
+        raise ContentError(
+            "a tar member has an absurd name or extended header",
+            subject=origin,
+            expected=f"at most {MAX_NAME} bytes",
+            found=header.size,
+        )
+    return b"".join(_content(stream, header.size, origin))
 
 
 def _content(stream: BinaryIO, size: int, origin: str) -> Iterator[bytes]:
@@ -181,7 +308,4 @@ def _content(stream: BinaryIO, size: int, origin: str) -> Iterator[bytes]:
             )
         left -= len(piece)
         yield piece
-    if len(stream.read(-size % BLOCK)) != -size % BLOCK:
-        raise ContentError(
-            "a tar member is truncated", subject=origin, expected="its last block filled", found="the end"
-        )
+    stream.read(-size % BLOCK)  # `umoci insert` leaves the last block of a layer unfilled

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from formats.document import as_json
 from formats.findings import Finding
 from formats.rules import model as rules
 from formats.tensors import TensorInfo
@@ -51,13 +52,15 @@ def parse_adapter(config: Mapping[str, Any]) -> Adapter:
     """The adapter that a config describes; `RejectedError` if it lacks its rank or its targets."""
     rank, targets, ranks = config.get("r"), config.get("target_modules"), config.get("rank_pattern") or {}
     if type(rank) is not int or rank <= 0:
-        rules.ADAPTER_CONFIG.reject(CONFIG, expected="r, a positive number", found=rank)
+        rules.ADAPTER_CONFIG.reject(CONFIG, expected="r, a positive number", found=as_json(rank))
     if isinstance(targets, list) and all(isinstance(target, str) for target in targets):
         targets = frozenset(targets)
     if not targets or not isinstance(targets, (frozenset, str)):
-        rules.ADAPTER_CONFIG.reject(CONFIG, expected="target_modules, a list of names or a pattern", found=targets)
+        rules.ADAPTER_CONFIG.reject(
+            CONFIG, expected="target_modules, a list of names or a pattern", found=as_json(config.get("target_modules"))
+        )
     if not isinstance(ranks, dict) or not all(type(value) is int for value in ranks.values()):
-        rules.ADAPTER_CONFIG.reject(CONFIG, expected="rank_pattern, a map to numbers", found=ranks)
+        rules.ADAPTER_CONFIG.reject(CONFIG, expected="rank_pattern, a map to numbers", found=as_json(ranks))
     places = {end: (place, value) for place, (end, value) in enumerate(ranks.items())}
     return Adapter(short_text(config.get("base_model_name_or_path")), rank, targets, places)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from formats.schemes import read_schemes
 from formats.snapshot import ModelFile, Snapshot
 from formats.tensors import TensorInfo, count_by_dtype
 from formats.text import parse_yaml, short_text
@@ -82,7 +84,7 @@ def read_card(
 
     A tensor that stands in several variants of one model is counted once.
     """
-    dtypes = count_by_dtype({tensor.name: tensor for tensor in tensors}.values())
+    dtypes = count_by_dtype(_counted({tensor.name: tensor for tensor in tensors}, config))
     front = _front_matter(snapshot)
     architecture = short_text(metadata.get("general.architecture"))
     names = (snapshot.origin.name, metadata.get("general.name"), front.get("model_name"), config.get("_name_or_path"))
@@ -97,6 +99,27 @@ def read_card(
         parameters=sum(dtypes.values()),
         dtypes=dtypes,
     )
+
+
+_BESIDE = re.compile(
+    r".*\.(?:(?:weight|input|output)_(?:scale|zero_point|g_idx|global_scale)|weight_scale_inv|weight_shape)"
+)
+"""What lies beside the weights of a quantized model, and is none of its parameters."""
+
+_PACKED = ".weight_packed"
+
+
+def _counted(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Iterator[TensorInfo]:
+    """The tensors that are parameters, of the shapes that they stand for: one number holds several packed weights."""
+    schemes = read_schemes(config.get("quantization_config"))
+    for name, tensor in tensors.items():
+        if schemes and _BESIDE.fullmatch(name):
+            continue
+        scheme = schemes.of(name.removesuffix(_PACKED)) if schemes and name.endswith(_PACKED) else None
+        if scheme and scheme.bits and tensor.dtype == "I32" and tensor.shape:
+            yield replace(tensor, shape=(*tensor.shape[:-1], tensor.shape[-1] * 32 // scheme.bits))
+        else:
+            yield tensor
 
 
 def _quantization(format_name: str, config: Mapping[str, Any], dtypes: Mapping[str, int]) -> str:

@@ -13,22 +13,19 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from formats.document import MAX_CONFIG, count_values
 from formats.findings import Finding, Rule
 from formats.rules import code as rules
 from formats.snapshot import ModelFile, Snapshot
 from formats.template import MAX_TEMPLATE, MAX_TEMPLATES, Fault, judge
 
-MAX_CONFIG = 6 << 20
-"""Bytes of a configuration that is looked into."""
-
-MAX_VALUES = 300_000
-"""Values in a configuration that is parsed; a large tokenizer's has a tenth of that."""
+MAX_VALUES = 120_000
+"""Values in a configuration that is parsed; a large tokenizer's has less than half of that."""
 
 _MAX_BYTES = 4 * MAX_TEMPLATE
 _MAX_FINDINGS = 20
 _FILE = re.compile(r".*\.(py|pyc|pyd|dll|dylib|so(\.\d+)*)", re.IGNORECASE | re.DOTALL)
 _KEYS = re.compile(rb"auto_map|custom_pipelines|chat_template|\\u00")
-_SEPARATORS = (b",", b"[", b"{")
 _FAULTS = {
     Fault.SYNTAX: rules.TEMPLATE_SYNTAX,
     Fault.UNSAFE: rules.TEMPLATE_UNSAFE,
@@ -84,7 +81,7 @@ def _document(file: ModelFile) -> tuple[dict[str, Any], Finding | None]:
         data = stream.read(MAX_CONFIG)
     if not _KEYS.search(data):
         return {}, None
-    values = sum(map(data.count, _SEPARATORS))
+    values = count_values(data)
     if values > MAX_VALUES:
         return {}, rules.UNREAD.finding(file.name, expected=f"at most {MAX_VALUES} values", found=f"some {values}")
     try:

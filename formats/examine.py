@@ -17,6 +17,7 @@ from formats.document import read_json
 from formats.findings import Finding, RejectedError, Rule, errors
 from formats.gguf_check import check_parts
 from formats.index import check_shards
+from formats.loading import check_documents
 from formats.pickle import find_pickle
 from formats.rules import model as rules
 from formats.snapshot import ModelFile, Snapshot
@@ -67,14 +68,16 @@ def examine(snapshot: Snapshot, *, allow_code: bool = False) -> Report:
     shards = tuple(check_shards(read, snapshot))
     # what is not there cannot be compared: a missing shard would be a missing layer too
     whole = read if len(read) == len(results) and not errors(shards) else {}
+    pickles = _pickles(snapshot, read)
     findings = (
-        *_pickles(snapshot, read),
-        *([] if results else [_no_weights(snapshot)]),
+        *pickles,
+        *([] if results or pickles else [_no_weights(snapshot)]),
         *(finding for result in results.values() for finding in result.findings),
         *shards,
         *check_parts(read),
         *broken_config,
         *broken_lora,
+        *check_documents(snapshot),
         *_against_config(config, lora, whole),
         *_code(snapshot, read, allow_code=allow_code),
     )

@@ -6,15 +6,16 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, bot
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from math import prod
 from typing import NoReturn
 
 from formats.cursor import Cursor
-from formats.findings import Rule
-from formats.gguf_check import check_content
+from formats.findings import Finding, Rule
+from formats.gguf_check import MAX_FINDINGS, check_content
 from formats.gguf_metadata import ARRAY, INT32, SCALARS, STRING, UINT16, UINT32, Header, Metadata, Pair, read_text
+from formats.pickle import find_appended
 from formats.rules import gguf as rules
 from formats.snapshot import ModelFile
 from formats.tensors import TensorInfo, WeightFile
@@ -25,7 +26,6 @@ MAGIC = b"GGUF"
 MAX_DIMENSIONS = 4
 MAX_TENSORS = MAX_PAIRS = 1 << 16
 MAX_NAME = 63
-MAX_FINDINGS = 100
 LARGEST = (1 << 63) - 1
 """Bytes that a tensor's sizes may come to, sizes of zero left out: programs compute with 64 bits and a sign."""
 
@@ -53,7 +53,18 @@ def read(file: ModelFile) -> WeightFile:
     """The metadata and tensors of a GGUF file, checked against the size of the file; `RejectedError` otherwise."""
     header = read_header(file)
     metadata = {"version": header.version, **{key: pair.value for key, pair in header.pairs.items()}}
-    return WeightFile(header.tensors, metadata, tuple(islice(check_content(file, header), MAX_FINDINGS)))
+    content = islice(check_content(file, header), MAX_FINDINGS)
+    return WeightFile(header.tensors, metadata, (*_check_end(file, header), *content))
+
+
+def _check_end(file: ModelFile, header: Header) -> Iterator[Finding]:
+    """What stands at the end of the file besides tensors."""
+    last = max((tensor.end for tensor in header.tensors), default=header.start)
+    end = -(-last // header.alignment) * header.alignment
+    if file.size > end:
+        yield rules.TRAILING.finding(file.name, expected=f"{end} bytes", found=f"{file.size} bytes")
+    if appended := find_appended(file):
+        yield appended
 
 
 def read_header(file: ModelFile) -> Header:
@@ -87,7 +98,7 @@ class _Reader:
     def _version(self) -> int:
         magic = self._cursor.take(4)
         if magic != MAGIC:
-            self._reject(rules.MAGIC, MAGIC, magic)
+            self._reject(rules.MAGIC, MAGIC.decode(), magic.decode("latin-1"))
         raw = self._cursor.take(4)
         for self._cursor.order in "<", ">":
             version = int(struct.unpack(f"{self._cursor.order}I", raw)[0])
@@ -109,7 +120,7 @@ class _Reader:
             return 32
         value = pair.value
         if pair.kind != UINT32 or not isinstance(value, int) or not value or value & (value - 1):
-            self._reject(rules.ALIGNMENT, "32 as a rule", f"{value!r} of type {pair.kind}")
+            self._reject(rules.ALIGNMENT, "32 as a rule", f"{value} of type {pair.kind}")
         return value
 
     def _place(
@@ -136,7 +147,8 @@ class _Reader:
             self._reject(rules.TYPE, "a ggml type", kind, name)
         dtype, block, block_bytes = TYPES[kind]
         if offset % alignment or (shape[-1] if shape else 1) % block:
-            self._reject(rules.BLOCK, f"offset % {alignment} == 0, rows of {block}", (offset, shape), name)
+            expected = f"an offset that {alignment} divides, rows of a multiple of {block}"
+            self._reject(rules.BLOCK, expected, f"offset {offset}, shape {list(shape)}", name)
         end = base + offset + prod(shape) // block * block_bytes
         if prod(filter(None, shape)) * block_bytes > LARGEST:
             self._reject(rules.SIZE, f"at most {LARGEST} bytes", list(shape), name)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from formats.findings import Finding
 from formats.gguf_metadata import Header
+from formats.gguf_shapes import check_shapes
 from formats.index import SHARD
 from formats.rules import gguf as rules
 from formats.snapshot import ModelFile
@@ -14,6 +16,9 @@ from formats.tensors import WeightFile
 
 NUMBER, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"
 """Keys of a part."""
+
+MAX_FINDINGS = 100
+"""Findings about one file: whoever exchanged all shapes sees it from a hundred."""
 
 _PER_TOKEN = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 _TOKENS = "tokenizer.ggml.tokens"
@@ -52,7 +57,9 @@ def _check_architecture(file: ModelFile, header: Header, name: str, *, is_whole:
                 yield rules.KEYS.finding(file.name, expected=f"{name}.{key}", found="none")
         if is_whole:
             yield from _check_layers(file, header, name)
-    yield from _check_embedding(file, header, name)
+    wrong = list(_check_embedding(file, header, name))
+    values = {key: pair.value for key, pair in header.pairs.items()}
+    yield from wrong or check_shapes(file.name, header.tensors, values, name)
 
 
 def _check_layers(file: ModelFile, header: Header, name: str) -> Iterator[Finding]:
@@ -67,15 +74,17 @@ def _check_layers(file: ModelFile, header: Header, name: str) -> Iterator[Findin
 
 
 def _check_embedding(file: ModelFile, header: Header, name: str) -> Iterator[Finding]:
-    tensor = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
+    """The embedding and, of architectures that are known, the head, which have a row for each token."""
     tokens, width = header.pairs.get(_TOKENS), _integer(header, f"{name}.embedding_length")
-    if not tensor or not tokens or width is None:
+    if not tokens or width is None:
         return
     rows = _integer(header, f"{name}.vocab_size") or tokens.length
-    if tensor.shape not in {(tokens.length, width), (rows, width)}:
-        yield rules.EMBEDDING.finding(
-            file.name, tensor=tensor.name, expected=[tokens.length, width], found=list(tensor.shape)
-        )
+    names = {"token_embd.weight", *(("output.weight",) if name in _NEEDED else ())}
+    for tensor in header.tensors:
+        if tensor.name in names and tensor.shape not in {(tokens.length, width), (rows, width)}:
+            yield rules.EMBEDDING.finding(
+                file.name, tensor=tensor.name, expected=[tokens.length, width], found=list(tensor.shape)
+            )
 
 
 def _check_tokenizer(file: ModelFile, header: Header) -> Iterator[Finding]:
@@ -112,6 +121,13 @@ def check_parts(read: Mapping[ModelFile, WeightFile]) -> Iterator[Finding]:
         yield from _check_members(int(total), members)
 
 
+def _check_later(file: ModelFile, weights: WeightFile, metadata: Mapping[str, object]) -> Iterator[Finding]:
+    """The tensors of a later part beside the keys in the first one."""
+    name = metadata.get("general.architecture")
+    if isinstance(name, str):
+        yield from islice(check_shapes(file.name, weights.tensors, metadata, name), MAX_FINDINGS)
+
+
 def _check_members(total: int, members: list[tuple[int, ModelFile, WeightFile]]) -> Iterator[Finding]:
     names: set[str] = set()
     for number, file, weights in members:
@@ -124,6 +140,8 @@ def _check_members(total: int, members: list[tuple[int, ModelFile, WeightFile]])
         if twice is not None:
             yield rules.SPLIT.finding(file.name, tensor=twice, expected="each tensor once", found="in two parts")
         names.update(tensor.name for tensor in weights.tensors)
+        if number > 1:
+            yield from _check_later(file, weights, members[0][2].metadata)
     said_count = members[0][2].metadata.get(TENSORS)
     there = sum(len(weights.tensors) for _, _, weights in members)
     if len(members) == total and said_count != there:

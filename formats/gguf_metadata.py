@@ -70,7 +70,7 @@ def read_text(file: ModelFile, cursor: Cursor, rule: Rule, limit: int) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        rule.reject(file.name, expected="UTF-8", found=raw)
+        rule.reject(file.name, expected="UTF-8", found=raw.decode(errors="replace"))
 
 
 class Metadata:

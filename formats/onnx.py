@@ -6,12 +6,15 @@ weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from formats.onnx_operators import find_foreign, foreign_operators, set_experiments_apart
+from formats.findings import Finding
+from formats.onnx_operators import check_versions, find_foreign, foreign_operators, set_experiments_apart
 from formats.onnx_tensors import TensorReader, all_tensors, text
 from formats.onnx_weight import weigh
 from formats.onnx_wire import Outline, Skeleton, read_outline
+from formats.pickle import find_appended
 from formats.rules import onnx as rules
 from formats.snapshot import ModelFile, Snapshot
 from formats.tensors import WeightFile
@@ -29,9 +32,10 @@ MAX_LISTED = 64
 
 
 def read(file: ModelFile, snapshot: Snapshot) -> WeightFile:
-    """The tensors of an ONNX model, their bytes accounted for; `RejectedError` otherwise.
+    """The tensors of an ONNX model, their bytes accounted for or told as findings; `RejectedError` otherwise.
 
-    Read are the file without the large payloads of its tensors, and nothing of external data.
+    What the model names outside is known even where it lacks something, or the checker refuses it. Read are the file
+    without the large payloads of its tensors, and nothing of external data.
     """
     if file.size > MAX_FILE:
         rules.TOO_LARGE.reject(file.name, expected=f"at most {MAX_FILE} bytes", found=f"{file.size} bytes")
@@ -40,14 +44,16 @@ def read(file: ModelFile, snapshot: Snapshot) -> WeightFile:
     model = parse(file, outline)
     if not model.ir_version or not model.opset_import or not model.graph.node:
         rules.PROTOBUF.reject(file.name, expected="ir_version, opset_import and a graph with nodes", found="not all")
+    check_versions(file, model)
     set_experiments_apart(model)
     foreign = foreign_operators(file, model)
-    tensors = tuple(TensorReader(file, snapshot, outline.payloads).read(model))
-    read = WeightFile(tensors, _metadata(model, foreign), tuple(find_foreign(file, foreign)))
-    data = model.SerializeToString()
+    appended = find_appended(file)
+    reader = TensorReader(file, snapshot, outline.payloads)
+    tensors = tuple(reader.read(model))
+    metadata, data = _metadata(model, foreign), model.SerializeToString()
     del model, outline
-    _check(file, data)
-    return read
+    found = (*reader.findings, *_check(file, data), *find_foreign(file, foreign), *filter(None, [appended]))
+    return WeightFile(tensors, metadata, found)
 
 
 def _weigh(file: ModelFile, outline: Outline) -> None:
@@ -73,7 +79,7 @@ def parse(file: ModelFile, skeleton: Skeleton | Outline) -> Any:
     return model
 
 
-def _check(file: ModelFile, data: bytes) -> None:
+def _check(file: ModelFile, data: bytes) -> Iterator[Finding]:
     """Ask the ONNX checker, who sees only tensors whose values are at hand; the others were asked about before."""
     from onnx import checker
 
@@ -81,7 +87,7 @@ def _check(file: ModelFile, data: bytes) -> None:
         checker.check_model(data)
     except Exception as error:  # noqa: BLE001 - the checker raises whatever its C++ meets
         said = str(error)[:_SAID].strip().split("\n")[0]
-        rules.CHECKER.reject(file.name, found=text(said) or type(error).__name__)
+        yield rules.CHECKER.finding(file.name, found=text(said) or type(error).__name__)
 
 
 _SAID = 1000

@@ -45,6 +45,19 @@ def set_experiments_apart(model: Any) -> None:
             owner.opset_import.add(domain=_EXPERIMENTAL, version=1)
 
 
+def check_versions(file: ModelFile, model: Any) -> None:
+    """Refuse a version of the standard that the onnx package does not know."""
+    from onnx import defs
+
+    newest = {"": defs.onnx_opset_version(), "ai.onnx.ml": defs.onnx_ml_opset_version()}
+    newest["ai.onnx"] = newest[""]
+    for entry in (entry for imports in (model, *model.functions) for entry in imports.opset_import):
+        most = newest.get(entry.domain, entry.version)
+        if entry.version > most:
+            name = text(entry.domain) or "ai.onnx"
+            rules.OPSET.reject(file.name, expected=f"{name} {most} or older", found=f"{name} {entry.version}")
+
+
 def foreign_operators(file: ModelFile, model: Any) -> list[str]:
     """Operators that are neither of the standard nor functions of the model, as `domain::name`, sorted."""
     domains = {entry.domain for imports in (model, *model.functions) for entry in imports.opset_import}

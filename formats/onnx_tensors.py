@@ -12,7 +12,7 @@ from math import prod
 from operator import mul
 from typing import Any, NoReturn
 
-from formats.findings import Rule
+from formats.findings import Finding, Rule
 from formats.onnx_wire import RAW_DATA, Path, Payload
 from formats.rules import onnx as rules
 from formats.snapshot import ModelFile, Snapshot
@@ -26,6 +26,9 @@ MAX_TEXT = 300
 
 MAX_RANK = 64
 """Dimensions of a tensor; the product of a million of them takes hours."""
+
+MAX_FINDINGS = 100
+"""Findings about the external data of one model."""
 
 LARGEST = (1 << 63) - 1
 """Elements that a tensor's sizes may come to: the checker computes with 64 bits and a sign."""
@@ -105,14 +108,22 @@ def _in_attribute(attribute: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     yield from (((), tensor) for sparse in attribute.sparse_tensors for tensor in (sparse.values, sparse.indices))
 
 
+def raw_size(dtype: str, elements: int) -> int | None:
+    """Bytes of so many elements in the raw form of a type, by its name; None if it has none."""
+    bits = next((bits for name, bits, _ in _types().values() if name == dtype), 0)
+    return -(-bits * elements // 8) if bits else None
+
+
 class TensorReader:
     """Makes tensors of their protobufs, and leaves of these what a checker needs. `payloads` are those of the file."""
 
     def __init__(self, file: ModelFile, snapshot: Snapshot, payloads: Mapping[Path, Payload]) -> None:
         self._file, self._snapshot, self._payloads = file, snapshot, dict(payloads)
+        self.findings: list[Finding] = []
+        """Of external data that is missing or too short, with which the reading goes on; at most `MAX_FINDINGS`."""
 
     def read(self, model: Any) -> Iterator[TensorInfo]:
-        """The tensors of a model, their bytes accounted for; `RejectedError` otherwise.
+        """The tensors of a model, their bytes accounted for or in `findings`; `RejectedError` otherwise.
 
         Afterwards a tensor whose values are not in the protobuf is an empty one there, or has a single value, so that
         a checker finds nothing that was not asked here.
@@ -126,7 +137,7 @@ class TensorReader:
         from onnx import TensorProto
 
         if isinstance(tensor.name, bytes):
-            self._reject(rules.PROTOBUF, tensor, "the name of a tensor in UTF-8", tensor.name)
+            self._reject(rules.PROTOBUF, tensor, "the name of a tensor in UTF-8", text(tensor.name))
         shape, elements = self._shape(tensor)
         is_external = tensor.data_location == TensorProto.EXTERNAL
         kinds = [key for key in (*_FIELDS.values(), "raw_data") if len(getattr(tensor, key))]
@@ -136,6 +147,9 @@ class TensorReader:
         file, start, end = self._file.name, 0, len(tensor.raw_data)
         if is_external:
             file, start, end = self._external(path, tensor)
+            if end < 0:
+                tensor.dims[:] = [0]
+                return TensorInfo(text(tensor.name), _types()[tensor.data_type][0], shape, file, 0, 0)
         elif payload and payload.field == RAW_DATA:
             start, end = payload.start, payload.end
         elif payload:
@@ -152,7 +166,8 @@ class TensorReader:
         """The sizes of a tensor, and their product, both within bounds, as is its type."""
         shape = tuple(tensor.dims)
         if tensor.data_type not in _types() or len(shape) > MAX_RANK or min(shape, default=0) < 0:
-            self._reject(rules.TYPE, tensor, f"a type, at most {MAX_RANK} sizes", (tensor.data_type, *shape[:MAX_RANK]))
+            found = f"type {tensor.data_type}, sizes {list(shape[:MAX_RANK])}"
+            self._reject(rules.TYPE, tensor, f"a known type, at most {MAX_RANK} sizes, none below 0", found)
         if max(accumulate(shape, mul), default=0) > LARGEST:
             self._reject(rules.SIZE, tensor, "sizes whose product is below 2**63", list(shape))
         return shape, prod(shape)
@@ -183,14 +198,19 @@ class TensorReader:
         return count
 
     def _external(self, path: Path, tensor: Any) -> tuple[RelativePath, int, int]:
-        """The file with the tensor's values, and where they begin and end in it."""
+        """The file with the tensor's values, and where they begin and end in it; an end below 0 if it lacks them."""
         if not path:
             self._reject(rules.EXTERNAL_PATH, tensor, "values of a sparse tensor in the model itself", "external data")
         entries = [(_decoded(entry.key), _decoded(entry.value)) for entry in tensor.external_data]
         del tensor.external_data[:]
         tensor.ClearField("data_location")
         locations = [value for key, value in entries if key == "location"]
-        data = self._beside(tensor, locations[0] if len(locations) == 1 else "")
+        if len(locations) != 1:
+            found = " and ".join(map(repr, locations)) or "none"
+            self._reject(rules.EXTERNAL_PATH, tensor, "one location", f"{len(locations)} locations: {found}")
+        data = self._beside(tensor, locations[0])
+        if not data:
+            return self._file.name, 0, -1
         given = dict(entries)
         try:
             start = int(given.get("offset", 0))
@@ -199,21 +219,33 @@ class TensorReader:
             start = length = -1
         if start < 0 or length < 0 or start + length > data.size:
             wanted = f"{given.get('offset', 0)} + {given.get('length', 'the rest')}"
-            self._reject(rules.EXTERNAL_RANGE, tensor, f"{wanted} bytes in {data.name}", f"{data.size} bytes")
+            self._note(rules.EXTERNAL_RANGE, tensor, f"{wanted} bytes in {data.name}", f"{data.size} bytes")
+            return data.name, 0, -1
         return data.name, start, start + length
 
-    def _beside(self, tensor: Any, location: str) -> ModelFile:
-        """The file at a path from the model's folder."""
+    def _beside(self, tensor: Any, location: str) -> ModelFile | None:
+        """The file at a path from the model's folder, if it is there."""
         try:
             path = relative_path("/".join(part for part in location.split("/") if part != "."), self._file.name)
         except ModelError as error:
-            self._reject(rules.EXTERNAL_PATH, tensor, "one path in the model's folder", error.what)
+            self._reject(
+                rules.EXTERNAL_PATH,
+                tensor,
+                "a path in the model's folder",
+                f"{location!r}: {error.what.partition(': ')[2]}",
+            )
         if ".." in path:
             self._reject(rules.EXTERNAL_PATH, tensor, "a path without two dots in a row", path)
         data = self._snapshot.get(self._file.folder + path)
         if not data:
-            self._reject(rules.EXTERNAL_MISSING, tensor, path, "no such file")
+            self._note(rules.EXTERNAL_MISSING, tensor, path, "no such file")
         return data
+
+    def _note(self, rule: Rule, tensor: Any, expected: str, found: str) -> None:
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(
+                rule.finding(self._file.name, tensor=text(tensor.name), expected=expected, found=found)
+            )
 
     def _reject(self, rule: Rule, tensor: Any, expected: object, found: object) -> NoReturn:
         rule.reject(self._file.name, tensor=text(tensor.name), expected=expected, found=found)

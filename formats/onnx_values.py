@@ -41,8 +41,8 @@ def held(file: ModelFile, weights: WeightFile) -> dict[int, Any]:
 def _array(tensor: Any) -> Any:
     from onnx import TensorProto, numpy_helper
 
-    if tensor.data_type == TensorProto.STRING:
-        return None
+    if tensor.data_type == TensorProto.STRING or tensor.data_location == TensorProto.EXTERNAL:
+        return None  # what is outside and has no bytes was refused; onnx would look for it in the current folder
     try:
         return numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError, OverflowError, NotImplementedError):

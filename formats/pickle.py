@@ -12,7 +12,7 @@ import io
 import logging
 import re
 import struct
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
@@ -20,7 +20,17 @@ from formats.findings import Finding, Rule
 from formats.opcodes import MAX_READ, UNKNOWN, Budget, End, Import, Program, Source, SpentError, read_program
 from formats.rules import pickle as rules
 from formats.snapshot import ModelFile
-from formats.unpacking import Decompressed, Member, PackedError, decompressor, is_tar, tar_members, zip_directory
+from formats.unpacking import (
+    Decompressed,
+    Member,
+    PackedError,
+    decompressor,
+    ends_as_zip,
+    is_tar,
+    tar_members,
+    zip_directory,
+)
+from registry.blob import file_of
 
 NAMES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"))
 """Extensions under which pickles are kept; files so named are refused whatever is inside."""
@@ -59,17 +69,33 @@ def find_pickle(file: ModelFile, exempt: Container[str] = ()) -> Finding | None:
     """What is wrong with a file that is a pickle by its name or by its content; None if it is none.
 
     `found` lists what it would import, the dangerous first. Files called `.bin` whose paths are in `exempt`, such as
-    the external data of an ONNX model, are judged by their content alone. Reads 64 KiB of most files, at most 16 MiB
-    of pickles and their archives.
+    the external data of an ONNX model, are judged by their content alone. Reads 64 KiB at the front of most files and
+    as much at the end, at most 16 MiB of pickles and their archives.
     """
     inside = _look(file)
     if inside:
         return _finding(file, inside)
+    if appended := find_appended(file):
+        return appended
     if file.suffix == ".bin" and file.name in exempt:
         return None
     if pickled_name(file.name):
         return rules.BY_NAME.finding(file.name, expected=_EXPECTED, found=f"{file.size} bytes that are no pickle")
     return None
+
+
+def find_appended(file: ModelFile) -> Finding | None:
+    """What is wrong with a file at whose end a zip archive with a pickle stands; None if it is none.
+
+    Of files far away only small ones are looked at: a server that sends no ranges would send a large one whole.
+    """
+    if not file_of(file.blob) and file.size > MAX_READ:
+        return None
+    with file.open() as stream:
+        if stream.read(4) == b"PK\x03\x04" or not ends_as_zip(stream):
+            return None
+        inside = _guarded(lambda: _archive(stream, b"", Budget(), depth=0))
+    return _finding(file, replace(inside, rule=rules.APPENDED)) if inside else None
 
 
 def convertible(finding: Finding) -> bool:
@@ -99,12 +125,17 @@ def _listed(names: list[str]) -> str:
 
 def _look(file: ModelFile) -> _Inside | None:
     with file.open() as stream:
-        try:
-            return _recognise(stream, Budget())
-        except PackedError as error:
-            return _Inside(rules.UNREADABLE, note=str(error))
-        except SpentError:
-            return _Inside(rules.UNREADABLE, note=_SPENT)
+        return _guarded(lambda: _recognise(stream, Budget()))
+
+
+def _guarded(look: Callable[[], _Inside | None]) -> _Inside | None:
+    """What a look finds; that it could not be finished is such a thing too."""
+    try:
+        return look()
+    except PackedError as error:
+        return _Inside(rules.UNREADABLE, note=str(error))
+    except SpentError:
+        return _Inside(rules.UNREADABLE, note=_SPENT)
 
 
 def _recognise(stream: BinaryIO, budget: Budget, depth: int = 0) -> _Inside | None:

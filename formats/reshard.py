@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from formats.checkpoint import Checkpoint
-from formats.document import read_json
-from formats.findings import Finding
+from formats.findings import Finding, RejectedError
 from formats.gguf_split import regroup_gguf
-from formats.index import MAX_INDEX
+from formats.index import read_index
 from formats.onnx_split import regroup_onnx
 from formats.rules import model as rules
 from formats.safetensors_split import regroup_safetensors
@@ -68,19 +67,25 @@ def _of(checkpoint: Checkpoint, suffix: str) -> dict[ModelFile, WeightFile]:
 
 
 def _refuse_dangling(kept: list[ModelFile], replaced: frozenset[str]) -> None:
-    """An index of a form that is not rewritten, such as that of a variant, must not name files that are gone."""
-    for file in kept:
-        if ".index" in file.name and file.suffix == ".json":
-            named = read_json(file, rules.INDEX_JSON, MAX_INDEX).get("weight_map")
-            shards = set(named.values()) if isinstance(named, dict) else set()
-            if gone := sorted(str(shard) for shard in shards if file.folder + str(shard) in replaced):
-                raise ModelError(
-                    "an index of this form cannot be rewritten, and names a file that would be replaced",
-                    subject=file.name,
-                    expected="*.safetensors.index.json",
-                    found=gone[0],
-                    hint="leave the variant out with --include, and take it by itself",
-                )
+    """An index that is not rewritten, because of its name, must not name files that are gone."""
+    indexes = (file for file in kept if ".index" in file.name and file.suffix == ".json")
+    for file in indexes:
+        if gone := next((name for name in _named(file) if file.folder + name in replaced), None):
+            raise ModelError(
+                "an index of this form cannot be rewritten, and names a file that would be replaced",
+                subject=file.name,
+                expected="*.safetensors.index.json, or that of a variant",
+                found=gone,
+                hint="leave it out, or the model that it names, with --include",
+            )
+
+
+def _named(file: ModelFile) -> list[str]:
+    """The files that an index names; none if it is no index of shards, whatever its name."""
+    try:
+        return sorted(set(read_index(file).weight_map.values()))
+    except RejectedError:
+        return []
 
 
 def _refuse_conflicts(kept: list[ModelFile], made: list[ModelFile]) -> None:

@@ -20,8 +20,8 @@ from formats.tensors import TensorInfo, WeightFile
 MAX_HEADER = 16 << 20
 """Bytes of a header; the format allows 100 MB."""
 
-MAX_TENSORS = 1 << 16
-"""Tensors of one file."""
+MAX_TENSORS = 80_000
+"""Tensors of one file; a mixture of 128 experts in four bits has 73,728."""
 
 MAX_RANK = 64
 """Dimensions of a tensor: the format names no bound, and without one a header can cost hours."""
@@ -62,7 +62,7 @@ def _instead(prefix: bytes, length: int) -> str:
         return f"{len(prefix)} bytes" if prefix else "an empty file"
     if prefix == b"version ":
         return "a pointer of Git LFS, which git lfs pull replaces by the file"
-    return f"text: {prefix!r}" if prefix[:1] == b"<" or prefix.isalnum() else str(length)
+    return f"text: {prefix.decode('latin-1')}" if prefix[:1] == b"<" or prefix.isalnum() else str(length)
 
 
 def _tensors(file: ModelFile, header: Header, base: int) -> list[TensorInfo]:
@@ -78,7 +78,8 @@ def _tensors(file: ModelFile, header: Header, base: int) -> list[TensorInfo]:
         names.add(name)
         _check(file, *entry)
         tensors.append(TensorInfo(name, dtype, shape, file.name, base + start, base + end))
-    tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
+    tensors.sort(key=lambda tensor: tensor.end)
+    tensors.sort(key=lambda tensor: tensor.start)  # by both, without a pair for each
     return tensors
 
 

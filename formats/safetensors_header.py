@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, NoReturn, TypeGuard
 
+from formats.document import as_json
 from formats.findings import Rule
 from formats.rules import safetensors as rules
 from formats.snapshot import ModelFile
@@ -160,17 +161,22 @@ class Header:
         self._metadata = metadata
 
     def _malformed(self, at: int, expected: str) -> NoReturn:
-        self._reject(rules.JSON, expected, f"{self._data[at : at + 60]!r} at byte {8 + at}")
+        self._reject(rules.JSON, expected, f"{_text(self._data[at : at + 60])} at byte {8 + at}")
 
     def _reject(self, rule: Rule, expected: str, found: object, tensor: str = "") -> NoReturn:
-        found = found if isinstance(found, list) else str(found)
+        found = as_json(found) if isinstance(found, list) else str(found)
         rule.reject(self._file.name, expected=expected, found=found, tensor=tensor[:MAX_NAME])
+
+
+def _text(raw: bytes) -> str:
+    """What is in a header where it is wrong, in words."""
+    return raw.decode(errors="replace") or "nothing"
 
 
 def _behind(mark: re.Pattern[str], window: str, place: int) -> int:
     match = mark.match(window, place)
     if not match:
-        raise ValueError(f"{window[place : place + 60]!r}")
+        raise ValueError(_text(window[place : place + 60].encode("latin-1")))
     return match.end()
 
 

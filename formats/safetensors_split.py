@@ -11,16 +11,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from formats.document import read_json
-from formats.index import INDEX_SUFFIX, MAX_INDEX, SHARD
+from formats.index import INDEX, INDEX_SUFFIX, ShardIndex, make_index, numbered_set, read_index
 from formats.order import grouped, natural, numbered
-from formats.rules import model as rules
-from formats.safetensors import BITS
+from formats.safetensors import BITS, MAX_HEADER, MAX_TENSORS
 from formats.snapshot import ModelFile, Snapshot
 from formats.tensors import Regrouped, TensorInfo, WeightFile
 from formats.text import printable
-from registry.blob import BytesBlob
-from registry.descriptor import OCTETS
 from registry.errors import ModelError
 from registry.join import JoinedBlob, Region
 from registry.names import relative_path
@@ -53,20 +49,32 @@ def regroup_safetensors(
 
 
 def _groups(read: Mapping[ModelFile, WeightFile], snapshot: Snapshot) -> Iterator[_Group]:
-    """Files that an index names, files numbered alike, and the rest one by one."""
+    """Files that an index names, files of one numbered set, and the rest one by one."""
     left = dict.fromkeys(file for file in read if file.suffix == SUFFIX)
-    for index in (file for file in snapshot.files if file.name.endswith(INDEX_SUFFIX)):
-        names = {index.folder + name for name in read_json(index, rules.INDEX_JSON, MAX_INDEX)["weight_map"].values()}
-        files = tuple(file for file in left if file.name in names)
-        left = dict.fromkeys(file for file in left if file.name not in names)
-        if files:
-            yield _Group(index.name.removesuffix(INDEX_SUFFIX), files, index)
-    numbered_alike: dict[str, list[ModelFile]] = {}
+    for index in snapshot.files:
+        if match := INDEX.fullmatch(index.name):
+            names = {index.folder + name for name in read_index(index).weight_map.values()}
+            files = tuple(file for file in left if file.name in names)
+            if len(files) < len(names):
+                raise _shared(index, names - {file.name for file in files})
+            left = dict.fromkeys(file for file in left if file.name not in names)
+            if files:
+                yield _Group("".join(part for part in match.groups() if part), files, index)
+    alike: dict[tuple[str, ...], list[ModelFile]] = {}
     for file in left:
-        match = SHARD.fullmatch(file.name)
-        numbered_alike.setdefault(match[1].removesuffix("-") if match else _stem(file), []).append(file)
-    for stem, files_alike in numbered_alike.items():
+        alike.setdefault(numbered_set(file.name) or (_stem(file),), []).append(file)
+    for key, files_alike in alike.items():
+        stem = key[0].removesuffix("-") if len(key) > 1 else key[0]
         yield _Group(stem, tuple(files_alike), None)
+
+
+def _shared(index: ModelFile, names: set[str]) -> ModelError:
+    return ModelError(
+        "another index names a file of this one too, so neither model can be rewritten by itself",
+        subject=index.name,
+        found=min(names),
+        hint="leave out one of the two models, or of two indexes of one model, with --include",
+    )
 
 
 def _stem(file: ModelFile) -> str:
@@ -108,13 +116,35 @@ def _file(
     name: str, shard: list[TensorInfo], metadata: Mapping[str, object], sources: Mapping[str, ModelFile]
 ) -> ModelFile:
     tensors = sorted(shard, key=lambda tensor: -BITS[tensor.dtype])
+    header = _header(tensors, metadata)
+    _refuse_too_much(name, len(tensors), len(header) - 8, len(_dumps(metadata)))
     blob = JoinedBlob.of(
         [
-            _header(tensors, metadata),
+            header,
             *(Region(sources[tensor.file].blob, tensor.start, tensor.end - tensor.start) for tensor in tensors),
         ]
     )
     return ModelFile(relative_path(name, name), blob.size, blob)
+
+
+def _refuse_too_much(name: str, tensors: int, header: int, metadata: int) -> None:
+    """`ModelError` if a file would be one that is not read."""
+    if tensors > MAX_TENSORS:
+        raise ModelError(
+            "this file would have more tensors than one file may have",
+            subject=name,
+            expected=f"at most {MAX_TENSORS} tensors",
+            found=f"{tensors} tensors",
+            hint="keep the model in several files: packer shard, with a smaller max_size",
+        )
+    if header > MAX_HEADER:
+        raise ModelError(
+            "this file would have a longer header than one file may have",
+            subject=name,
+            expected=f"at most {MAX_HEADER} bytes",
+            found=f"{header} bytes, {metadata} of them metadata, for {tensors} tensors",
+            hint="keep the model in several files: packer shard, with a smaller max_size",
+        )
 
 
 def _header(tensors: list[TensorInfo], metadata: Mapping[str, object]) -> bytes:
@@ -134,16 +164,13 @@ def _entry(tensor: TensorInfo, start: int, end: int) -> bytes:
 
 
 def _index(group: _Group, names: list[str], shards: list[list[TensorInfo]]) -> ModelFile:
-    """The index, with what the one before it said besides."""
-    before = read_json(group.index, rules.INDEX_JSON, MAX_INDEX).get("metadata") if group.index else None
+    """The index under the name of the one before it, with what that said besides."""
+    before = read_index(group.index).metadata if group.index else {}
     total = sum(tensor.end - tensor.start for shard in shards for tensor in shard)
-    metadata = {**(before if isinstance(before, dict) else {}), "total_size": total}
     places = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     weight_map = {tensor: name.rpartition("/")[2] for tensor, name in places.items()}
-    document = {"metadata": metadata, "weight_map": weight_map}
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    name = relative_path(f"{group.stem}{INDEX_SUFFIX}", group.stem)
-    return ModelFile(name, len(text.encode()), BytesBlob.of(OCTETS, text.encode()))
+    name = group.index.name if group.index else f"{group.stem}{INDEX_SUFFIX}"
+    return make_index(name, ShardIndex(weight_map, {**before, "total_size": total}))
 
 
 def _dumps(value: object) -> bytes:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import BinaryIO
 
-from registry.blob import Blob, FileBlob
+from registry.blob import Blob, BytesBlob, FileBlob
+from registry.descriptor import OCTETS
 from registry.errors import ModelError
 from registry.names import RelativePath, relative_path
 
@@ -24,6 +25,11 @@ class ModelFile:
     def of(cls, name: str, blob: FileBlob) -> ModelFile:
         """The file `blob` under the path `name`, which is checked."""
         return cls(relative_path(name, str(blob.path)), blob.size, blob)
+
+    @classmethod
+    def holding(cls, name: str, data: bytes) -> ModelFile:
+        """A file of `data`, which is in memory alone, under the path `name`, which is checked."""
+        return cls(relative_path(name, name), len(data), BytesBlob.of(OCTETS, data))
 
     def open(self) -> BinaryIO:
         """A stream over the content."""
@@ -48,6 +54,11 @@ class Origin:
     kind: str
     name: str = ""
     revision: str = ""
+
+    @property
+    def url(self) -> str:
+        """Such as `hf://ORG/NAME` or `oci://HOST/REPO`; empty for what has no name."""
+        return f"{self.kind}://{self.name}" if self.name else ""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Chat templates: Jinja programs that come with a model, judged in a child process that cannot hang or grow.
 
-The child is `python -m formats.template`: a JSON list of templates on its standard input, one JSON line for each on its
-standard output. Each is parsed as transformers does, searched for what a sandbox refuses, also in branches that are not
-taken, and then rendered for two conversations.
+The child is `python -m formats.template`: a JSON list of templates on its standard input; on its standard output a line
+when it is ready, and then one JSON line for each template. Each is parsed as transformers does, searched for what a
+sandbox refuses, also in branches that are not taken, and then rendered for two conversations.
 https://jinja.palletsprojects.com/en/stable/sandbox/
 """
 
@@ -18,7 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from formats.text import printable
+from registry.errors import PackerError
 
 MAX_TEMPLATE = 256 << 10
 """Characters of a template; those of models have some thousands."""
@@ -30,7 +34,7 @@ _SECONDS = 2
 _MEMORY = 64 << 20
 _WALL_CLOCK = 60.0
 _SAID = 500
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT")
+_READY = b"ready"
 _ATTRIBUTES = frozenset(("attr", "groupby", "map", "max", "min", "rejectattr", "selectattr", "sort", "sum", "unique"))
 """Filters whose arguments name attributes."""
 
@@ -78,7 +82,10 @@ class Verdict(NamedTuple):
 
 
 def judge(templates: Sequence[str]) -> list[Verdict]:
-    """A verdict for each template, within two seconds and 64 MiB for all of them together."""
+    """A verdict for each template, within two seconds and 64 MiB for all of them together.
+
+    `PackerError` if the process that judges them does not start.
+    """
     short = [text if len(text) <= MAX_TEMPLATE else None for text in templates]
     lines = iter(_child([text for text in short[:MAX_TEMPLATES] if text is not None]))
     return [_verdict(text, lines) for text in short]
@@ -94,26 +101,49 @@ def _verdict(text: str | None, lines: Iterator[list[str]]) -> Verdict:
 def _child(templates: list[str]) -> list[list[str]]:
     if not templates:
         return []
-    command = [sys.executable, "-P", "-m", "formats.template"]
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    given = json.dumps(templates).encode()
-    try:
-        said = subprocess.run(
-            command, input=given, capture_output=True, env=environment, timeout=_WALL_CLOCK, check=False
-        ).stdout
-    except subprocess.TimeoutExpired as error:
-        said = error.stdout or b""
     lines = []
     with contextlib.suppress(ValueError):
-        for line in said.splitlines():
+        for line in _said(json.dumps(templates).encode()):
             lines.append(json.loads(line))
     return lines
+
+
+def _said(given: bytes) -> list[bytes]:
+    """The lines that the child wrote once it was ready; `PackerError` if it ended before, which no template can do."""
+    command = [sys.executable, "-P", "-m", "formats.template"]
+    try:
+        done = subprocess.run(
+            command, input=given, capture_output=True, env=_surroundings(), timeout=_WALL_CLOCK, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        return (error.stdout or b"").splitlines()[1:]
+    first, *lines = done.stdout.splitlines() or [b""]
+    if first != _READY and done.returncode >= 0:
+        raise PackerError(
+            "the process that judges chat templates did not start",
+            subject=sys.executable,
+            expected=" ".join(command[1:]),
+            found=_last_line(done.stderr) or f"exit {done.returncode}",
+            hint="see whether the modules of this program can be imported by that interpreter",
+        )
+    return lines
+
+
+def _last_line(raw: bytes) -> str:
+    return printable(raw.decode(errors="replace").strip().rpartition("\n")[2][:_SAID])
+
+
+def _surroundings() -> dict[str, str]:
+    """The environment of the child: nothing of ours, and modules from where this process has them."""
+    found = (str(Path(path).absolute()) for path in sys.path if path)
+    return {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(found)}
 
 
 def _main() -> None:
     templates = json.load(sys.stdin)
     environment = _environment()
     _limit()
+    print(_READY.decode(), flush=True)  # noqa: T201 - the answer to the parent
     for text in templates:
         print(json.dumps(_judge(environment, text)), flush=True)  # noqa: T201 - the answer to the parent
 
@@ -122,12 +152,21 @@ def _limit() -> None:
     """Bound the rest of this process; where a bound cannot be set, the parent's clock is left."""
     import resource
 
-    seconds = math.ceil(time.process_time() + _SECONDS / 2)
+    _bound(resource.RLIMIT_CORE, 0)
+    _bound(resource.RLIMIT_CPU, math.ceil(time.process_time() + _SECONDS / 2))
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: PTH123, SIM115
-        resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _bound(resource.RLIMIT_AS, used + _MEMORY)
+
+
+def _bound(kind: int, wanted: int) -> None:
+    """Set both limits of a resource, no higher than the hard one is already."""
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):
+        hard = resource.getrlimit(kind)[1]
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(kind, (most, most))
 
 
 def _judge(environment: Any, text: str) -> tuple[str, str]:

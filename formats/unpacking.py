@@ -18,6 +18,9 @@ from typing import Any, BinaryIO, NamedTuple, cast
 MAX_MEMBERS = 256
 """Members of an archive that are looked into."""
 
+MAX_END = 22 + (64 << 10)
+"""Bytes at the end of a file among which a zip archive's end record is: it has a comment of up to 64 KiB behind it."""
+
 MAX_DIRECTORY = 2 << 20
 """Bytes of a zip archive's directory: some twenty thousand tensors."""
 
@@ -155,6 +158,26 @@ def zip_directory(stream: BinaryIO) -> Directory:
     if len(asked) > MAX_MEMBERS:
         raise PackedError(f"{len(asked)} members")
     return Directory(names, _zip_members(archive, asked))
+
+
+def ends_as_zip(stream: BinaryIO) -> bool:
+    """Whether a zip archive, perhaps behind something else, ends at the end of the stream, and has members.
+
+    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.15 and 4.3.16; found as zipfile finds it.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    base = stream.seek(max(size - MAX_END, 0))
+    tail = stream.read(MAX_END)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < 22:
+        return False
+    if tail[max(at - 20, 0) : at].startswith(b"PK\6\7"):
+        return True
+    directory = base + at - int.from_bytes(tail[at + 12 : at + 16], "little")
+    if directory < 0:
+        return False
+    stream.seek(directory)
+    return stream.read(4) == b"PK\1\2"
 
 
 def _is_storage(name: str, names: frozenset[str]) -> bool:

@@ -145,7 +145,7 @@ def judge_values(values: TensorValues) -> Iterator[Finding]:
     tensor, known = values.tensor, values.moments
     if tensor.parameters and not known.seen:
         yield rules.UNMEASURED.finding(tensor.file, tensor=tensor.name, found=tensor.dtype)
-    is_constant = _OF_ONNX.fullmatch(tensor.dtype) and not _SCALE.fullmatch(tensor.name)
+    is_constant = _OF_ONNX.fullmatch(tensor.dtype) and not is_scale(tensor)
     where = f"the first at {known.first_bad} of {known.seen}"
     for rule, count in ((rules.NAN, known.nan), (rules.INF_CONSTANT if is_constant else rules.INF, known.inf)):
         if count:
@@ -156,9 +156,14 @@ def judge_values(values: TensorValues) -> Iterator[Finding]:
         yield from _judge_size(values)
 
 
+def is_scale(tensor: TensorInfo) -> bool:
+    """Whether a tensor is named as the scales of quantized weights and activations are."""
+    return bool(_SCALE.fullmatch(tensor.name))
+
+
 def _may_be_zero(tensor: TensorInfo) -> bool:
     """Whether zeros are what a good model may have here; a scale of zeros is told as a scale."""
-    if _SCALE.fullmatch(tensor.name):
+    if is_scale(tensor):
         return not _EIGHT_BITS.fullmatch(tensor.dtype)
     if _MAY_BE_ZERO.fullmatch(tensor.name):
         return True
@@ -170,7 +175,7 @@ def _may_be_zero(tensor: TensorInfo) -> bool:
 def _judge_size(values: TensorValues) -> Iterator[Finding]:
     tensor, known = values.tensor, values.moments
     found, largest = f"{known.low:g} to {known.high:g}", max(-known.low, known.high)
-    if _SCALE.fullmatch(tensor.name):
+    if is_scale(tensor):
         if known.low < 0 and not _SIGNED_SCALE.fullmatch(tensor.name):
             yield rules.SCALE.finding(tensor.file, tensor=tensor.name, expected="positive numbers", found=found)
         elif not _EIGHT_BITS.fullmatch(tensor.dtype) and (known.zeros or 0 < known.low < 1e-12 or largest > 1e6):

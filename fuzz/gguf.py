@@ -157,7 +157,8 @@ def placed(tensors: list[tuple[str, tuple[int, ...], int]], alignment: int = 32)
 
 def model(order: str = "<", version: int = 3) -> Spec:
     """A small llama that is right."""
-    layers = [(f"blk.{layer}.{part}.weight", (32, 8), 2) for layer in range(2) for part in ("attn_q", "ffn_up")]
+    shapes = {"attn_q": (32, 32), "ffn_up": (32, 64)}
+    layers = [(f"blk.{layer}.{part}.weight", shape, 2) for layer in range(2) for part, shape in shapes.items()]
     tensors, zeros = placed([("token_embd.weight", (32, _TOKENS), 1), *layers, ("output_norm.weight", (32,), 0)])
     return Spec(pairs(order), tensors, zeros, order, version)
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from containers.modelpack import ModelPack
-from formats.text import parse_yaml
+from formats.text import parse_yaml, printable
+from recipes.evaluation.scorecard import Undecided
 from registry.descriptor import Platform
 from registry.errors import UsageError
 
@@ -62,6 +64,7 @@ class RemoteCode(StrEnum):
     ALLOW = "allow"
 
 
+M = TypeVar("M", bound=BaseModel)
 Size = Annotated[int, BeforeValidator(parse_size)]
 PlatformName = Annotated[Platform, BeforeValidator(lambda value: Platform.parse(str(value)))]
 
@@ -94,6 +97,62 @@ class Shard(_Strict):
     max_size: Size | None = None
 
 
+def _short(key: str) -> Callable[[object], object]:
+    """A text in place of a map means the map's first key."""
+    return lambda value: {key: value} if isinstance(value, str) else value
+
+
+class Calibration(_Strict):
+    """The samples that a recipe sees: `data` is a file, a folder or a dataset of the Hub, or packer's own if None."""
+
+    data: str | None = None
+    samples: Annotated[int, Field(ge=1)] | None = None
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    seed: int = 0
+
+
+class Quantize(_Strict):
+    """In how many bits, and how: `recipe` is a name or a file, `device` auto, cpu, cuda or cuda:N."""
+
+    recipe: str | None = None
+    calibration: Annotated[Calibration, BeforeValidator(_short("data"))] = Calibration()
+    device: str = "auto"
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def parse_duration(text: object) -> float:
+    """The seconds that `90`, `90s`, `20m` or `1.5h` mean; `UsageError` for anything else."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([smh]?)", str(text).strip().lower())
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0
+    if not seconds:
+        raise UsageError("this is no time", expected="seconds, or such as 20m or 2h", found=printable(str(text))[:100])
+    return seconds
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+
+
+class Evaluate(_Strict):
+    """On what the result is measured, and how much of its baseline it must retain.
+
+    `suite` is a name, a file, or a suite itself; `baseline` a model, or if None what the result was made from; `retain`
+    is a share of 1, the suite's own or 0.99 if None; `budget` is in seconds; `report` is a folder.
+    """
+
+    suite: str | dict[str, Any] | None = None
+    retain: Annotated[float, Field(gt=0, lt=2)] | None = None
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    budget: Duration = 1200.0
+    undecided: Undecided = Undecided.REFUSE
+    baseline: str | None = None
+    data: str | None = None
+    seed: int | None = None
+    device: str = "auto"
+    report: Path | None = None
+
+
 class BuildFile(_Strict):
     """A whole build."""
 
@@ -101,6 +160,8 @@ class BuildFile(_Strict):
     include: tuple[str, ...] = ()
     validation: Validate = Field(default=Validate(), alias="validate")
     shard: Shard = Shard()
+    quantize: Annotated[Quantize, BeforeValidator(_short("recipe"))] = Quantize()
+    evaluate: Annotated[Evaluate, BeforeValidator(_short("suite"))] = Evaluate()
     publish: Publish = Publish()
 
 
@@ -132,8 +193,45 @@ def _relative_to(folder: Path, build: BuildFile) -> BuildFile:
             "busybox": {platform: folder / file for platform, file in build.publish.busybox.items()},
         }
     )
-    source = build.source if "://" in build.source else str(folder / build.source)
-    return build.model_copy(update={"source": source, "publish": publish})
+    update = {
+        "source": _rebase(folder, build.source),
+        "publish": publish,
+        "quantize": _near(folder, build.quantize),
+        "evaluate": _beside(folder, build.evaluate),
+    }
+    return build.model_copy(update=update)
+
+
+def _rebase(folder: Path, model: str) -> str:
+    model = model if "://" in model else _rebase_layout(folder, model)
+    return model if model.startswith("oci:") or "://" in model else str(folder / model)
+
+
+def _beside(folder: Path, said: Evaluate) -> Evaluate:
+    """The suite, its files, the data and the baseline from the folder, where they are there."""
+    suite = said.suite
+    if isinstance(suite, str):
+        suite = str(folder / suite) if suite.endswith((".yaml", ".yml")) or "/" in suite else suite
+    elif suite:
+        suite = {key: str(folder / value) if key in ("data", "include") else value for key, value in suite.items()}
+    data = _there(folder, said.data)
+    report = folder / said.report if said.report else None
+    baseline = _rebase(folder, said.baseline) if said.baseline else None
+    return said.model_copy(update={"suite": suite, "data": data, "report": report, "baseline": baseline})
+
+
+def _near(folder: Path, quantize: Quantize) -> Quantize:
+    """The recipe and the data from the folder, where they are there: they may be names as well."""
+    recipe, data = quantize.recipe, quantize.calibration.data
+    if recipe and recipe.endswith((".yaml", ".yml")):
+        recipe = str(folder / recipe)
+    calibration = quantize.calibration.model_copy(update={"data": _there(folder, data)})
+    return quantize.model_copy(update={"recipe": recipe, "calibration": calibration})
+
+
+def _there(folder: Path, data: str | None) -> str | None:
+    """The path of data in the folder; its name, if it is not there: it may be a dataset's."""
+    return str(folder / data) if data and (folder / data).exists() else data
 
 
 def _rebase_layout(folder: Path, reference: str) -> str:
@@ -144,11 +242,12 @@ def _rebase_layout(folder: Path, reference: str) -> str:
 def _explain(path: Path, error: ValidationError) -> UsageError:
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
+    path_to = ".".join(str(part) for part in first["loc"][:-1])
     if first["type"] != "extra_forbidden":
         found = first.get("input")
         message = _MESSAGES.get(first["type"], first["msg"])
         return UsageError(f"{place}: {message}", subject=str(path), found=repr(found)[:100])
-    section = SECTIONS.get(str(first["loc"][0])) if len(first["loc"]) > 1 else None
+    section = SECTIONS.get(path_to)
     known = known_keys(section or BuildFile)
     key = str(first["loc"][-1])
     home = next((name for name, model in SECTIONS.items() if key in model.model_fields), "")
@@ -164,7 +263,14 @@ def _explain(path: Path, error: ValidationError) -> UsageError:
     )
 
 
-SECTIONS: dict[str, type[BaseModel]] = {"validate": Validate, "shard": Shard, "publish": Publish}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "validate": Validate,
+    "shard": Shard,
+    "quantize": Quantize,
+    "quantize.calibration": Calibration,
+    "evaluate": Evaluate,
+    "publish": Publish,
+}
 """The keys whose values are maps, and what these hold."""
 
 
@@ -174,10 +280,32 @@ def known_keys(model: type[BaseModel]) -> list[str]:
 
 
 def override(build: BuildFile, values: dict[str, Any]) -> BuildFile:
-    """The build with the values that flags gave, by key, in place of its own; no key is in two sections."""
+    """The build with the values that flags gave, by key, in place of its own."""
     merged: dict[str, Any] = {key: value for key, value in values.items() if key in BuildFile.model_fields}
-    for name in ("validation", "shard", "publish"):
-        section: BaseModel = getattr(build, name)
-        keys = type(section).model_fields.keys() & values.keys()
-        merged[name] = section.model_copy(update={key: values[key] for key in keys})
+    for name in ("validation", "shard", "quantize", "publish"):
+        merged[name] = fill(getattr(build, name), values)
+    said = of_evaluate(values)
+    shared = ("device", "seed") if build.evaluate.suite or "suite" in said else ()
+    merged["evaluate"] = fill(build.evaluate, {key: values[key] for key in shared if key in values} | said)
     return build.model_copy(update=merged)
+
+
+_OF_EVALUATE = "evaluate_"
+"""How the names of the flags begin that belong to `evaluate`, whose keys other sections have too."""
+
+
+_READ: dict[str, Callable[[Any], Any]] = {"budget": parse_duration, "undecided": Undecided}
+"""How flags become values, where they are texts and the values are not."""
+
+
+def of_evaluate(values: dict[str, Any]) -> dict[str, Any]:
+    """Of the values that flags gave, those of `evaluate`, by its keys."""
+    given = {key.removeprefix(_OF_EVALUATE): value for key, value in values.items() if key.startswith(_OF_EVALUATE)}
+    return {key: _READ[key](value) if key in _READ else value for key, value in given.items() if value is not None}
+
+
+def fill(section: M, values: dict[str, Any]) -> M:
+    """The section, and those in it, with the values that it has keys for."""
+    update = {key: values[key] for key in type(section).model_fields.keys() & values.keys()}
+    inner = {key: fill(value, values) for key, value in section if isinstance(value, BaseModel)}
+    return section.model_copy(update={**inner, **update})

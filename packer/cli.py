@@ -11,13 +11,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from packer.commands.evaluate import evaluate, is_refused, suites, tell_refusal, tell_report
+from packer.commands.scorecards import diff, scorecard
+from packer.options import access, as_json, environment, evaluating, listener, moving, note, quantizing, reaching, work
 from packer.stages import STAGES
 from registry.errors import PackerError, SpaceError, TransferError, UsageError
 
@@ -30,9 +34,6 @@ MODELPACK = ("shared", "raw", "none")
 PICKLES = ("reject", "convert")
 REMOTE_CODE = ("reject", "allow")
 DEFECT, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
-
-plain_http = click.option("--plain-http", is_flag=True, help="Speak HTTP to registries beyond this machine.")
-as_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, one object a line.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         if "--json" in arguments:
             click.echo(json.dumps({"event": "interrupted"}))
-        click.echo("interrupted: no tag was moved and nothing half-written has its final name", err=True)
+        click.echo("interrupted: no tag was moved, nothing half-written has its final name; run it again", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,8 +69,8 @@ def cli() -> None:
     packer validate ./SmolLM2 hf://ORG/NAME registry.example.com/models/smollm2:v1
     packer inspect registry.example.com/models/smollm2:v1
 
-    Exit codes: 0 done; 2 bad usage or build file; 3 the model is not acceptable; 5 a registry or source
-    refused or failed; 6 not enough disk or memory; 1 a defect of packer.
+    Exit codes: 0 done; 2 bad usage or build file; 3 the model is not acceptable; 4 it lost too much; 5 a registry
+    or source refused or failed; 6 not enough disk or memory; 130 interrupted; 1 a defect of packer.
     """
 
 
@@ -97,6 +98,24 @@ def cli() -> None:
 )
 @click.option("--max-size", metavar="SIZE", help="Regroup the weights in files of at most SIZE, such as 4GiB.")
 @click.option(
+    "--quantize", "recipe", metavar="RECIPE", help="Quantize by this recipe: a name (packer recipes) or a .yaml file."
+)
+@quantizing
+@click.option(
+    "--evaluate",
+    "evaluate_suite",
+    metavar="SUITE",
+    help="Measure the result on this suite, a name (packer suites) or a .yaml file, and publish it only if it retains "
+    "enough.",
+)
+@click.option(
+    "--baseline",
+    "evaluate_baseline",
+    metavar="MODEL",
+    help="Measure against this model. Default: what the result was made from.",
+)
+@evaluating
+@click.option(
     "--base",
     metavar="BASE",
     help="What lies below the model: HOST/REPO[:TAG|@DIGEST], oci:FOLDER[:TAG], none, or busybox (the default): "
@@ -121,24 +140,53 @@ def cli() -> None:
     help="The ModelPack manifest at DEST-modelpack: over the image's own tar layers (shared, the default; no extra "
     "space), over the files as they are (raw; the model is stored twice), or not at all.",
 )
-@plain_http
+@moving
 @as_json
-def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
+def build(model: str, *, until: str, as_json: bool, **flags: Any) -> int:
     """Build MODEL and publish it: an image at DEST and a ModelPack manifest at DEST-modelpack.
 
     MODEL is a folder in the Hugging Face layout, a .safetensors, .gguf or .onnx file, hf://ORG/NAME[@REVISION],
-    or a build file (packer.yaml).
+    oci://HOST/REPO[:TAG|@DIGEST] (an artifact of packer or another tool), or a build file (packer.yaml).
     """
     from packer.plan import resolve
 
-    plan = resolve(_build_file(model, flags), until, _work())
-    with _listener(as_json=as_json) as listener:
-        result = _run(plan, until, listener)
+    with listener(in_json=as_json) as told:
+        reach = access(flags, told.noted)
+        file = _build_file(model, flags)
+        plan, report = resolve(file, until, work(), reach, environment()), file.evaluate.report
+        result = _run(plan, until, told, report)
+    if is_refused(result):
+        return tell_refusal(result, as_json=as_json)
     if as_json:
         event = "release" if until == STAGES[-1] else "stopped"
         click.echo(json.dumps({"event": event, "after": until, **_outcome(plan, result)}, ensure_ascii=False))
     else:
         click.echo(_conclusion(plan, until, result))
+    return 0
+
+
+@cli.command(short_help="Show what a build would do, without doing it.")
+@click.argument("model", metavar="MODEL_OR_FILE")
+@click.option("--to", metavar="DEST", help="HOST[:PORT]/REPO[:TAG], or oci:FOLDER[:TAG].")
+@click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match. Repeatable.")
+@click.option("--max-size", metavar="SIZE", help="Regroup the weights in files of at most SIZE, such as 4GiB.")
+@click.option("--quantize", "recipe", metavar="RECIPE", help="Quantize by this recipe: a name or a .yaml file.")
+@moving
+@as_json
+def plan(model: str, *, as_json: bool, **flags: Any) -> None:
+    """Show what a build of MODEL_OR_FILE would do: bytes to download, to read, to upload, to mount and to skip, the
+    disk and memory it needs, and layers that the registry would refuse.
+
+    Headers are read, and the destination is asked what it has; nothing is fetched or written.
+    """
+    from packer.forecast import foresee
+    from packer.plan import resolve
+
+    reach = access(flags, note)
+    file = _build_file(model, flags)
+    build = resolve(file, STAGES[-1], work(), reach, environment())
+    forecast = foresee(build, reach, file.source)
+    click.echo(json.dumps({"event": "plan", **forecast.to_json()}) if as_json else forecast.render())
 
 
 @cli.command(short_help="Prove that models are what they claim to be.")
@@ -151,10 +199,10 @@ def build(model: str, *, until: str, as_json: bool, **flags: Any) -> None:
     default=REMOTE_CODE[0],
     help="allow: code only warns. Default: reject.",
 )
-@plain_http
+@reaching
 @as_json
 def validate(
-    paths: tuple[str, ...], *, include: tuple[str, ...], deep: bool, remote_code: str, plain_http: bool, as_json: bool
+    paths: tuple[str, ...], *, include: tuple[str, ...], deep: bool, remote_code: str, as_json: bool, **flags: Any
 ) -> int:
     """Prove that models are what they claim to be.
 
@@ -163,10 +211,10 @@ def validate(
     """
     from packer.judge import Judgement, judge
 
-    judgements = []
+    judgements, reach = [], access(flags, note)
     for path in paths:
         try:
-            judgement = judge(path, include, deep=deep, allow_code=remote_code == "allow", plain_http=plain_http)
+            judgement = judge(path, include, reach, deep=deep, allow_code=remote_code == "allow")
         except (PackerError, OSError, MemoryError) as error:
             if not isinstance(expected := _expected(error), PackerError):
                 raise
@@ -195,8 +243,8 @@ def shard(source: str, target: Path, *, max_size: str, include: tuple[str, ...],
     from packer.reshard import shard_to
 
     size = parse_size(max_size)
-    with _listener(as_json=as_json) as listener:
-        written = shard_to(source, target, size, include, listener)
+    with listener(in_json=as_json) as told:
+        written = shard_to(source, target, size, include, told)
     _tell_written(written, as_json=as_json)
 
 
@@ -209,17 +257,67 @@ def merge(source: str, target: Path, *, include: tuple[str, ...], as_json: bool)
     """Write the model SRC to the folder DST with its weights in one file. Undoes shard."""
     from packer.reshard import merge_to
 
-    with _listener(as_json=as_json) as listener:
-        written = merge_to(source, target, include, listener)
+    with listener(in_json=as_json) as told:
+        written = merge_to(source, target, include, told)
     _tell_written(written, as_json=as_json)
+
+
+@cli.command(short_help="Write a model in fewer bits.")
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--recipe", metavar="RECIPE", required=True, help="A name (packer recipes lists them) or a .yaml file.")
+@quantizing
+@click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match; may be repeated.")
+@reaching
+@as_json
+def quantize(source: str, target: Path, *, include: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Write the model SRC to the folder DST, quantized by a recipe, with everything else that it has.
+
+    SRC is what build takes. Run it again after a kill and it goes on behind the last whole file.
+    """
+    from packer.buildfile import Quantize, fill
+    from packer.quantize import quantize_to
+    from packer.sources import Reach
+    from packer.watch import Run, facts
+
+    with listener(in_json=as_json) as told:
+        reach = access(flags, told.noted)
+        how = fill(Quantize(), {key: value for key, value in flags.items() if value is not None})
+        reached = Reach(reach, work() / "artifacts")
+        quantized, written = quantize_to(source, target, how, include, reached, environment(), Run(told))
+    if as_json:
+        files = [str(path) for path in written]
+        click.echo(json.dumps({"event": "quantized", **facts(quantized), "files": files}, ensure_ascii=False))
+    else:
+        for why, count, first in quantized.account.reasons():
+            click.echo(f"{'left':<9} {count}, such as {first}: {why}", err=True)
+        click.echo("\n".join(map(str, written)))
+
+
+@cli.command(short_help="List the recipes for quantizing.")
+@click.argument("name", required=False)
+@as_json
+def recipes(name: str | None, *, as_json: bool) -> None:
+    """List the recipes for quantizing: what each does, what it needs, and which hardware runs it fast.
+
+    With NAME, or a file, show that one whole.
+    """
+    from packer.recipes import catalogue, whole
+    from recipes.recipe import find_recipe, shipped
+
+    chosen = [find_recipe(name)] if name else list(shipped())
+    if as_json:
+        click.echo("\n".join(json.dumps({"event": "recipe", **recipe.to_json()}) for recipe in chosen))
+    else:
+        click.echo(whole(chosen[0]) if name else catalogue(chosen))
 
 
 @cli.command(short_help="Show what a model or an artifact holds.")
 @click.argument("what", metavar="REF_OR_PATH")
 @click.option("--tensors", is_flag=True, help="List every tensor; of a reference or hf:// only headers are downloaded.")
-@plain_http
+@reaching
 @as_json
-def inspect(what: str, *, tensors: bool, plain_http: bool, as_json: bool) -> None:
+def inspect(what: str, *, tensors: bool, as_json: bool, **flags: Any) -> None:
     """Show what a folder, a file, a layout, a reference or hf://ORG/NAME holds.
 
     Of a reference only manifests and configs are downloaded.
@@ -227,7 +325,7 @@ def inspect(what: str, *, tensors: bool, plain_http: bool, as_json: bool) -> Non
     from packer.inspect import inspect as report_on
     from packer.inspect import render
 
-    report = report_on(what, tensors=tensors, plain_http=plain_http)
+    report = report_on(what, access(flags, note), tensors=tensors)
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else render(report))
 
 
@@ -235,24 +333,113 @@ def inspect(what: str, *, tensors: bool, plain_http: bool, as_json: bool) -> Non
 @click.argument("reference", metavar="REF")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--include", multiple=True, metavar="GLOB", help="Write only files that match; may be repeated.")
-@plain_http
+@moving
 @as_json
-def pull(reference: str, folder: Path, *, include: tuple[str, ...], plain_http: bool, as_json: bool) -> None:
+def pull(reference: str, folder: Path, *, include: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Write the model's files of REF below DIR, verified."""
     from containers.unpack import model_manifest, unpack
     from packer.watch import Run
     from registry.reference import parse_reference
     from registry.store import open_store
 
-    place = parse_reference(reference)
-    store = open_store(place, plain_http=plain_http)
-    manifest = model_manifest(store.resolve(place.name), store)
-    with _listener(as_json=as_json) as listener:
-        written = Run(listener)("pull", unpack, manifest, store, folder, include)
+    with listener(in_json=as_json) as told:
+        reach, place = access(flags, told.noted), parse_reference(reference)
+        store = open_store(place, reach)
+        manifest = model_manifest(store.resolve(place.name), store)
+        written = Run(told)("pull", unpack, manifest, store, folder, include, reach.concurrency)
     if as_json:
         click.echo(json.dumps({"event": "pulled", "digest": manifest.descriptor.digest, "files": len(written)}))
     else:
         click.echo("\n".join(map(str, written)))
+
+
+@cli.command(short_help="Send an OCI layout to registries.")
+@click.argument("source", metavar="SRC")
+@click.argument("targets", metavar="REF...", nargs=-1, required=True)
+@moving
+@as_json
+def push(source: str, targets: tuple[str, ...], *, as_json: bool, **flags: Any) -> None:
+    """Send what is in the OCI layout SRC (oci:FOLDER[:TAG], as build --to oci:FOLDER writes it) to each REF.
+
+    The ModelPack manifest beside it and all referrers go along. What a registry has is not sent again; an upload that
+    broke goes on where it broke, also in another run, where the registry can.
+    """
+    from packer.transfers import layout_source
+
+    _tell_copies(layout_source(source), targets, flags, in_json=as_json)
+
+
+@cli.command(short_help="Copy an artifact from registry to registry.")
+@click.argument("source", metavar="SRC")
+@click.argument("targets", metavar="DEST...", nargs=-1, required=True)
+@moving
+@as_json
+def copy(source: str, targets: tuple[str, ...], *, as_json: bool, **flags: Any) -> None:
+    """Have the artifact SRC at each DEST too: references, or oci:FOLDER[:TAG].
+
+    Bytes stream from one to the other and never touch the disk; within one registry they are mounted. The ModelPack
+    manifest beside it and all referrers go along.
+    """
+    _tell_copies(source, targets, flags, in_json=as_json)
+
+
+@cli.command(short_help="Give an artifact another tag.")
+@click.argument("reference", metavar="REF")
+@click.argument("tag", metavar="TAG")
+@reaching
+@as_json
+def tag(reference: str, tag: str, *, as_json: bool, **flags: Any) -> None:
+    """Point TAG, in the same repository, at what REF names."""
+    from packer.transfers import retag
+
+    facts = retag(reference, tag, access(flags, note))
+    click.echo(json.dumps({"event": "tagged", **facts}) if as_json else f"{facts['reference']}  {facts['digest']}")
+
+
+@cli.command(short_help="List the tags of a repository.")
+@click.argument("repository", metavar="REPO")
+@reaching
+@as_json
+def tags(repository: str, *, as_json: bool, **flags: Any) -> None:
+    """List the tags of REPO, a repository (HOST/REPO) or an OCI layout (oci:FOLDER)."""
+    from packer.transfers import tags as tags_of
+
+    found = tags_of(repository, access(flags, note))
+    click.echo(json.dumps({"event": "tags", "tags": found}) if as_json else "\n".join(found))
+
+
+@cli.command(short_help="Keep a login for a registry.")
+@click.argument("host")
+@click.option("-u", "--username", help="Asked for if it is not given.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@reaching
+def login(host: str, *, username: str | None, password_stdin: bool, **flags: Any) -> None:
+    """Prove a login at HOST and keep it where docker does: its helper, or its config.json."""
+    from packer.transfers import login as log_in
+
+    if password_stdin and not username:
+        raise UsageError("--password-stdin says nothing of the user", hint="add -u NAME")
+    username = username or click.prompt("Username")
+    password = sys.stdin.read().rstrip("\r\n") if password_stdin else click.prompt("Password", hide_input=True)
+    if not password:
+        raise UsageError("the password is empty", hint="packer login HOST -u NAME --password-stdin < FILE")
+    click.echo(f"logged in at {host}; kept by {log_in(host, username, password, access(flags, note))}")
+
+
+cli.add_command(evaluate)
+cli.add_command(suites)
+cli.add_command(scorecard)
+cli.add_command(diff)
+
+
+def _tell_copies(source: str, targets: Sequence[str], flags: dict[str, Any], *, in_json: bool) -> None:
+    from packer.transfers import copy as copy_to
+    from packer.watch import Run, facts
+
+    with listener(in_json=in_json) as told:
+        copies = copy_to(source, targets, access(flags, told.noted), Run(told))
+    for copied in copies:
+        click.echo(json.dumps({"event": "copied", **facts(copied)}) if in_json else copied.reference)
 
 
 def _tell_written(written: Sequence[Path], *, as_json: bool) -> None:
@@ -260,12 +447,6 @@ def _tell_written(written: Sequence[Path], *, as_json: bool) -> None:
         click.echo(json.dumps({"event": "written", "files": [str(path) for path in written]}))
     else:
         click.echo("\n".join(map(str, written)))
-
-
-def _work() -> Path:
-    """The folder for what outlasts a build."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PACKER_CACHE") or Path(cache) / "packer")
 
 
 def _build_file(model: str, flags: dict[str, Any]) -> BuildFile:
@@ -283,7 +464,8 @@ def _build_file(model: str, flags: dict[str, Any]) -> BuildFile:
         "remote_code": RemoteCode,
         "max_size": parse_size,
     }
-    values = {key: convert.get(key, lambda value: value)(value) for key, value in flags.items() if value}
+    given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
+    values = {key: convert.get(key, lambda value: value)(value) for key, value in given.items()}
     return override(file, values)
 
 
@@ -296,30 +478,15 @@ def _binary(text: str) -> tuple[Any, Path]:
     return Platform.parse(platform), Path(path)
 
 
-def _run(plan: Build, until: str, listener: Listener) -> object:
+def _run(plan: Build, until: str, listener: Listener, report: Path | None) -> object:
+    """The result of the last stage, or of the one that says no; a report is written before anything comes after it."""
     from packer.pipeline import pipeline
     from packer.watch import Run
 
-    results = pipeline(plan, Run(listener))
-    return [next(results) for _ in range(STAGES.index(until) + 1)][-1]
-
-
-@contextmanager
-def _listener(*, as_json: bool) -> Iterator[Listener]:
-    """JSON on standard output if asked for, else bars on a terminal and lines elsewhere, on standard error."""
-    from packer.progress import Bars, JsonLines, PlainLines
-
-    if as_json:
-        yield JsonLines(click.echo)
-        return
-    if not sys.stderr.isatty():
-        yield PlainLines(lambda text: click.echo(text, err=True))
-        return
-    bars = Bars()
-    try:
-        yield bars
-    finally:
-        bars.close()
+    result: object = None
+    for result in islice(pipeline(plan, Run(listener)), STAGES.index(until) + 1):
+        tell_report(result, work(), report, listener)
+    return result
 
 
 def _outcome(plan: Build, result: object) -> dict[str, Any]:
@@ -335,7 +502,7 @@ def _conclusion(plan: Build, until: str, result: object) -> str:
         return "\n".join([*digests, "nothing was published"])
     if until != STAGES[-1]:
         return f"stopped after {until}; nothing was published"
-    from packer.publish import MODELPACK_SUFFIX
+    from packer.stages import MODELPACK_SUFFIX
 
     lines = [f"image      {plan.to}", f"           {release['image']}"]
     if release["modelpack"]:
@@ -367,8 +534,10 @@ def _report(error: Exception, *, in_json: bool) -> int:
         traceback.print_exception(error)
         click.echo("error: this is a defect of packer; please report it with the lines above", err=True)
         return DEFECT
+    from formats.text import printable
+
     if in_json:
         with suppress(OSError):
             click.echo(json.dumps({"event": "error", **error.to_json()}, ensure_ascii=False))
-    click.echo(f"error: {error}", err=True)
+    click.echo("\n".join(map(printable, f"error: {error}".split("\n"))), err=True)
     return error.exit_code

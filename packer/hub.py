@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
+from urllib.request import getproxies_environment
 
 from formats.examine import FORMATS
-from formats.pickle import NAMES as PICKLES
 from formats.snapshot import ModelFile, Origin, Snapshot
+from packer.hub_answers import HubFile, hub_errors, listing, refused, understood
+from packer.hub_choice import choose
 from registry.blob import FileBlob, chunks
 from registry.descriptor import OCTETS, Descriptor, parse_digest
 from registry.disk import require_free
-from registry.errors import ContentError, ModelError, NotFoundError, ResponseError, TransferError, UsageError
-from registry.names import matches, relative_path
+from registry.errors import ContentError
+from registry.names import relative_path
 from registry.ranged import Allowance, Answer, RangedBlob
-
-_OTHER_WEIGHTS = frozenset((*PICKLES, ".h5", ".msgpack", ".tflite", ".ot", ".mlmodel", ".mlpackage"))
-"""What repositories carry besides a format of ours: the same weights for other frameworks."""
+from registry.wire import Wire, check_range, range_header, same_server
 
 
 class Meter(Protocol):
@@ -56,23 +53,25 @@ class HubSource:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-        with _hub_errors(f"hf://{self.repository}@{self.revision}"):
-            commit, tree = self._listing()
-            names = choose(sorted(tree), self.include, f"hf://{self.repository}@{commit}")
+        with hub_errors(f"hf://{self.repository}@{self.revision}"):
+            commit, tree = listing(self.repository, self.revision)
+            origin = f"hf://{self.repository}@{commit}"
+            names = [relative_path(name, origin) for name in choose(sorted(tree), self.include, origin)]
             missing = sum(tree[name].size for name in names if not self._is_cached(name, commit))
             require_free(Path(HF_HUB_CACHE), missing, "point HF_HOME to another disk, or take less with --include")
             patterns = [glob.escape(name) for name in names]
             bars = _counting_bars(self.meter, missing)
-            folder = Path(snapshot_download(self.repository, revision=commit, allow_patterns=patterns, tqdm_class=bars))
-        files = [ModelFile.of(name, _verified(folder / name, tree[name])) for name in names]
+            with understood("the commit, the ETag and the size of each file, as headers"):
+                folder = snapshot_download(self.repository, revision=commit, allow_patterns=patterns, tqdm_class=bars)
+        files = [ModelFile.of(name, verified(Path(folder, name), tree[name])) for name in names]
         return Snapshot.of(Origin("hf", self.repository, commit), files)
 
     def peek(self) -> Snapshot:
         """The same files, of which only what is read is fetched, in ranges; nothing is kept or checked."""
-        with _hub_errors(f"hf://{self.repository}@{self.revision}"):
-            commit, tree = self._listing()
+        with hub_errors(f"hf://{self.repository}@{self.revision}"):
+            commit, tree = listing(self.repository, self.revision)
         # a repository of nothing but pickles is looked at, so that what they import is told
-        has_weights = any(_suffix(name) in FORMATS for name in tree)
+        has_weights = any(name.lower().endswith(tuple(FORMATS)) for name in tree)
         names = choose(
             sorted(tree), self.include or (() if has_weights else ("*",)), f"hf://{self.repository}@{commit}"
         )
@@ -81,15 +80,10 @@ class HubSource:
         ranged = _Ranged(self.repository, commit, hint)
         return Snapshot.of(origin, [ranged.file(tree[name]) for name in names])
 
-    def _listing(self) -> tuple[str, dict[str, Any]]:
-        """The commit that the revision means now, and its files by path."""
-        from huggingface_hub import HfApi
-        from huggingface_hub.hf_api import RepoFile
-
-        api = HfApi()
-        commit = str(api.model_info(self.repository, revision=self.revision).sha)
-        entries = api.list_repo_tree(self.repository, revision=commit, recursive=True)
-        return commit, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    def missing(self, snapshot: Snapshot) -> int:
+        """Bytes of a snapshot that are not in the Hub's cache yet."""
+        commit = snapshot.origin.revision
+        return sum(file.size for file in snapshot.files if not self._is_cached(file.name, commit))
 
     def _is_cached(self, name: str, commit: str) -> bool:
         from huggingface_hub import try_to_load_from_cache
@@ -101,16 +95,12 @@ class _Ranged:
     """Files of a commit, by HTTP Range. The token goes to the Hub alone, not to where it redirects."""
 
     def __init__(self, repository: str, commit: str, hint: str) -> None:
-        import requests
-
-        from registry.http import prepare
-
         self._repository, self._commit, self._hint = repository, commit, hint
-        self._session, self._unranged = prepare(requests.Session()), Allowance()
+        self._wire, self._unranged = Wire(proxies=getproxies_environment()), Allowance()
 
-    def file(self, entry: Any) -> ModelFile:
+    def file(self, entry: HubFile) -> ModelFile:
         """One file, by what the Hub's tree says of it."""
-        known = Descriptor(OCTETS, parse_digest(f"sha256:{entry.lfs.sha256}"), entry.size) if entry.lfs else None
+        known = Descriptor(OCTETS, parse_digest(f"sha256:{entry.sha256}"), entry.size) if entry.sha256 else None
         origin = f"hf://{self._repository}@{self._commit}/{entry.path}"
         request = partial(self._get, entry.path, origin, entry.size)
         blob = RangedBlob(request, entry.size, origin, self._hint, known, self._unranged)
@@ -120,65 +110,15 @@ class _Ranged:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils._headers import build_hf_headers
 
-        from registry.http import range_answer, range_header
-
         url = hf_hub_url(self._repository, path, revision=self._commit)
-        headers = {**build_hf_headers(), **range_header(start, end)}
-        with _hub_errors(origin):
-            response = self._session.get(url, headers=headers, stream=True)
-        if not response.ok:
-            response.close()
-            raise ResponseError(
-                "the Hub refused",
-                subject=origin,
-                expected="206 or 200",
-                found=f"{response.status_code} {response.reason}",
-            )
-        return range_answer(response, start, end, size, origin)
-
-
-def choose(names: Sequence[str], include: Sequence[str], origin: str) -> list[str]:
-    """The files of a repository that make a model: those that match `include`, or one weight format and its company.
-
-    safetensors come before GGUF and GGUF before ONNX. Of several GGUF variants none is guessed.
-    """
-    visible = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-    if include:
-        chosen = [name for name in visible if matches(name, include)]
-    else:
-        present = {_suffix(name) for name in visible}
-        best = next((suffix for suffix in FORMATS if suffix in present), "")
-        others = (FORMATS.keys() | _OTHER_WEIGHTS) - {best}
-        chosen = [name for name in visible if _suffix(name) not in others]
-        _refuse_choice(best, visible, origin)
-    if not chosen:
-        raise ModelError("no file of this repository is taken", subject=origin, expected=", ".join(include) or "files")
-    return chosen
-
-
-def _refuse_choice(best: str, names: Sequence[str], origin: str) -> None:
-    if not best:
-        pickles = [name for name in names if _suffix(name) in PICKLES]
-        raise ModelError(
-            "this repository has only pickles, which run code when loaded" if pickles else "no weights are here",
-            subject=origin,
-            expected=" or ".join(FORMATS),
-            found=", ".join((pickles or list(names))[:5]) or "no files",
-            hint="look for a revision or a sibling repository with safetensors"
-            + (", or build with --pickle convert --include '*.bin' --include '*.json'" if pickles else ""),
+        token = {name: value for name, value in build_hf_headers().items() if name.lower() == "authorization"}
+        answer = self._wire.send(
+            "GET", url, range_header(start, end), origin, private=lambda to: token if same_server(to, url) else {}
         )
-    variants = {re.sub(r"-\d{5}-of-\d{5}(?=\.gguf$)", "", name) for name in names if _suffix(name) == ".gguf"}
-    if best == ".gguf" and len(variants) > 1:
-        raise UsageError(
-            "this repository has several GGUF variants",
-            subject=origin,
-            found=", ".join(sorted(variants)[:12]),
-            hint="choose one with --include, such as --include '*Q4_K_M*'",
-        )
-
-
-def _suffix(name: str) -> str:
-    return Path(name).suffix.lower()
+        if answer.status >= 300:
+            answer.close()
+            raise refused(answer, origin)
+        return Answer(cast(BinaryIO, answer), check_range(answer, start, end, size, origin))
 
 
 def _counting_bars(meter: Meter | None, size: int) -> Any:
@@ -202,11 +142,11 @@ def _counting_bars(meter: Meter | None, size: int) -> Any:
     return Bar
 
 
-def _verified(path: Path, entry: Any) -> FileBlob:
+def verified(path: Path, entry: HubFile) -> FileBlob:
     """The file in the cache, if it is what the Hub's tree says."""
     blob = FileBlob.at(path)
-    if entry.lfs:
-        expected, found = f"sha256:{entry.lfs.sha256}", str(blob.descriptor.digest)
+    if entry.sha256:
+        expected, found = f"sha256:{entry.sha256}", str(blob.descriptor.digest)
     else:
         expected, found = f"git blob {entry.blob_id}", f"git blob {_git_blob(blob)}"
     if blob.size != entry.size or expected != found:
@@ -226,35 +166,3 @@ def _git_blob(blob: FileBlob) -> str:
         for piece in chunks(stream):
             digest.update(piece)
     return digest.hexdigest()
-
-
-@contextmanager
-def _hub_errors(origin: str) -> Iterator[None]:
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.HFValidationError as error:
-        raise UsageError(f"the Hub allows no such name ({error})", subject=origin) from error
-    except errors.GatedRepoError as error:
-        raise TransferError(
-            "this model is gated", subject=origin, hint="accept its terms on the Hub's page and set HF_TOKEN"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise NotFoundError(
-            "the repository has no such revision", subject=origin, hint="check what stands after @"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise NotFoundError(
-            "the Hub has no such repository, or hides it from you", subject=origin, hint="check the name, and HF_TOKEN"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise TransferError(f"the Hub refused ({error})", subject=origin, hint="try again later") from error
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        raise TransferError(f"the Hub cannot be reached ({error})", subject=origin, hint="check HF_ENDPOINT") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
-            raise TransferError(
-                f"the Hub cannot be reached ({error})", subject=origin, hint="check HF_ENDPOINT"
-            ) from error
-        raise

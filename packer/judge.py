@@ -11,11 +11,13 @@ from typing import Any
 from formats.examine import FORMATS, Report, examine, graphs_of
 from formats.findings import Finding, RejectedError, errors
 from formats.rules import model as rules
+from formats.scale_values import check_scale_values, judge_all
 from formats.text import printable
-from formats.values import TensorValues, judge_values, measure
+from formats.values import TensorValues, measure
 from packer.inspect import describe_graphs
 from packer.look import is_far, look
-from packer.progress import human
+from packer.progress import human, plural
+from registry.access import Access
 from registry.errors import ModelError, PackerError, UsageError
 
 SHOWN = 5
@@ -64,13 +66,15 @@ class Judgement:
         return next((name for name in FORMATS.values() if name in claimed), None)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `--json` prints; `graphs`, `values` and `error` only where there are any."""
+        """The object that `--json` prints; `model`, `graphs`, `values` and `error` only where there are any."""
         document: dict[str, Any] = {
             "path": self.path,
             "ok": self.ok,
             "format": self.format,
             "findings": [finding.to_json() for finding in self.findings],
         }
+        if self.report and self.report.card:
+            document["model"] = _model(self.report)
         if graphs := self.report and graphs_of(self.report.read):
             document["graphs"] = graphs
         if self.values:
@@ -89,17 +93,17 @@ class Judgement:
             yield from (f"  {line}" for line in str(self.error).split("\n"))
             return
         refusing, every = len(errors(self.findings)), len(self.findings)
-        counts = f"{_plural(refusing, 'error')}, {_plural(every - refusing, 'warning')}" if every else "nothing found"
+        counts = f"{plural(refusing, 'error')}, {plural(every - refusing, 'warning')}" if every else "nothing found"
         yield f"{self.path}: {'ok' if self.ok else 'REFUSED'}, {counts}"
         if self.report and self.report.card:
             yield f"  {_summary(self.report)}"
         yield from describe_graphs(graphs_of(self.report.read) if self.report else {})
         if self.values:
-            yield f"  {_measured(self.values)}"
+            yield f"  {_measured(self.values, self.report)}"
         yield from _listed(self.findings)
 
 
-def judge(text: str, include: Sequence[str] = (), *, deep: bool, allow_code: bool, plain_http: bool) -> Judgement:
+def judge(text: str, include: Sequence[str], access: Access, *, deep: bool, allow_code: bool) -> Judgement:
     """The judgement about what `text` names: a path, hf://ORG/NAME or a reference."""
     if deep and is_far(text):
         raise UsageError(
@@ -107,32 +111,43 @@ def judge(text: str, include: Sequence[str] = (), *, deep: bool, allow_code: boo
             subject=text,
             hint=f"fetch it first (packer pull {text} DIR), then validate the folder",
         )
-    report = examine(look(text, include, plain_http=plain_http), allow_code=allow_code)
+    report = examine(look(text, include, access), allow_code=allow_code)
     values = tuple(measure(report)) if deep else ()
-    found = (finding for value in values for finding in judge_values(value))
+    found = judge_all(values, report) if deep else check_scale_values(report)
     return Judgement(text, report, (*report.findings, *found), values)
 
 
-def _plural(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _model(report: Report) -> dict[str, Any]:
+    """What a model is, as `packer inspect --json` tells it, and how much of it there is."""
+    assert report.card
+    return {
+        **report.card.to_json(),
+        "tensor_count": len(report.tensors),
+        "files": len(report.snapshot.files),
+        "bytes": report.snapshot.size,
+    }
 
 
 def _summary(report: Report) -> str:
     card, snapshot = report.card, report.snapshot
     assert card
-    parts = [card.format, card.architecture or "unknown architecture", f"{len(report.tensors):,} tensors"]
-    parts += [f"{card.parameters:,} parameters ({', '.join(card.dtypes)})"]
-    parts += [f"{len(snapshot.files)} files", human(snapshot.size)]
+    parts = [card.format, card.architecture or "unknown architecture", plural(len(report.tensors), "tensor")]
+    parts += [f"{plural(card.parameters, 'parameter')} ({', '.join(card.dtypes)})"]
+    parts += [plural(len(snapshot.files), "file"), human(snapshot.size)]
     if card.adapts:
         parts.insert(1, f"adapter for {card.adapts}")
     return ", ".join(parts)
 
 
-def _measured(values: Sequence[TensorValues]) -> str:
+def _measured(values: Sequence[TensorValues], report: Report | None) -> str:
+    """What was read; more than there are parameters, where a model has variants, other formats or subgraphs."""
     known = [value.moments for value in values]
     nan, inf, count = (sum(map(attrgetter(name), known)) for name in ("nan", "inf", "seen"))
     zero = sum(1 for one in known if one.seen and one.zeros == one.seen)
-    return f"{count:,} values read: {nan:,} NaN, {inf:,} Inf, {zero} tensors of nothing but zeros"
+    parameters = report.card.parameters if report and report.card else count
+    every = ", copies and other formats included" if count > parameters else ""
+    zeros = f"{plural(zero, 'tensor')} of nothing but zeros"
+    return f"{plural(count, 'value')} read{every}: {nan:,} NaN, {inf:,} Inf, {zeros}"
 
 
 def _listed(findings: Sequence[Finding]) -> Iterator[str]:

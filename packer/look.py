@@ -10,19 +10,21 @@ from containers.look import model_snapshot
 from containers.unpack import model_manifest
 from formats.snapshot import Snapshot
 from packer.hub import HubSource
+from packer.hub_choice import included
 from packer.sources import parse_source
+from registry.access import Access
 from registry.errors import UsageError
-from registry.names import matches
-from registry.reference import LayoutReference, Reference, parse_reference
+from registry.reference import LayoutReference, Reference, is_host, parse_reference
 from registry.store import open_store
 
 
-def look(text: str, include: Sequence[str] = (), *, plain_http: bool = False) -> Snapshot:
+def look(text: str, include: Sequence[str], access: Access) -> Snapshot:
     """The model that `text` names. Of what is far away nothing is fetched but what is read."""
     if reference := artifact(text):
-        store = open_store(reference, plain_http=plain_http)
+        store = open_store(reference, access)
         snapshot = model_snapshot(model_manifest(store.resolve(reference.name), store), store)
-        return replace(snapshot, files=tuple(file for file in snapshot.files if matches(file.name, include)))
+        names = set(included([file.name for file in snapshot.files], include, text))
+        return replace(snapshot, files=tuple(file for file in snapshot.files if file.name in names))
     source = parse_source(text, include)
     return source.peek() if isinstance(source, HubSource) else source.fetch()
 
@@ -35,7 +37,16 @@ def artifact(text: str) -> Reference | LayoutReference | None:
         return None
     if text.startswith(("/", ".", "~")):
         raise UsageError("there is no such file or folder", subject=text, hint="check the path")
-    return parse_reference(text)
+    try:
+        return parse_reference(text)
+    except UsageError as error:
+        if (is_host(text.partition("/")[0]) and "/" in text) or text.startswith("oci:"):
+            raise
+        raise UsageError(
+            "there is no such file or folder, and this is no reference",
+            subject=text,
+            hint=f"check the path; a reference is {error.expected}, a model of the Hub needs hf:// before its name",
+        ) from error
 
 
 def is_far(text: str) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from threading import Lock
 from typing import Any
 
+from formats.rules.pickle import CONVERTED
 from formats.text import printable
 
 Write = Callable[[str], object]
@@ -17,6 +19,7 @@ class JsonLines:
 
     def __init__(self, write: Write) -> None:
         self._write, self._stage, self._moved, self._told = write, "", 0, 0.0
+        self._lock = Lock()
 
     def started(self, stage: str, size: int | None) -> None:
         """A stage begins."""
@@ -28,11 +31,16 @@ class JsonLines:
         self._tell("expected", stage=self._stage, bytes=size)
 
     def advanced(self, count: int) -> None:
-        """Bytes have moved; told at most once a second."""
-        self._moved += count
-        if time.monotonic() - self._told >= 1:
-            self._told = time.monotonic()
-            self._tell("progress", stage=self._stage, bytes=self._moved)
+        """Bytes have moved; told at most once a second, whichever thread moved them."""
+        with self._lock:
+            self._moved += count
+            if time.monotonic() - self._told >= 1:
+                self._told = time.monotonic()
+                self._tell("progress", stage=self._stage, bytes=self._moved)
+
+    def noted(self, text: str) -> None:
+        """Something to know."""
+        self._tell("note", what=text)
 
     def finished(self, stage: str, facts: Mapping[str, Any]) -> None:
         """A stage is done."""
@@ -60,6 +68,10 @@ class PlainLines:
 
     def advanced(self, count: int) -> None:
         """Nothing: a log is no place for bars."""
+
+    def noted(self, text: str) -> None:
+        """Something to know."""
+        self._write(f"{'':<9} {printable(text)}")
 
     def finished(self, stage: str, facts: Mapping[str, Any]) -> None:
         """A stage is done."""
@@ -100,6 +112,10 @@ class Bars:
         """The bar moves."""
         self._progress.advance(self._task, count)
 
+    def noted(self, text: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(f"{'':<9} {printable(text)}", highlight=False, markup=False)
+
     def finished(self, stage: str, facts: Mapping[str, Any]) -> None:
         """The bar gives way to a line."""
         self._progress.stop()
@@ -119,45 +135,110 @@ def human(size: int | float) -> str:
     raise AssertionError
 
 
+def plural(count: int, what: str) -> str:
+    """A count and what is counted: `1 file`, `2,000 files`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def _done(stage: str, facts: Mapping[str, Any], began: float) -> str:
     return f"{stage:<9} {summary(stage, facts)} ({time.monotonic() - began:.1f} s)"
 
 
 def summary(stage: str, facts: Mapping[str, Any]) -> str:
     """One line about the result of a stage."""
-    match stage:
-        case "fetch":
-            revision = facts["origin"]["revision"]
-            return f"{facts['files']} files, {human(facts['bytes'])}" + (
-                f", commit {revision[:12]}" if revision else ""
-            )
-        case "validate":
-            counts = f"{facts['tensors']} tensors, {facts['parameters']:,} parameters ({', '.join(facts['dtypes'])})"
-            return f"{facts['format']}, {facts.get('architecture', 'unknown architecture')}, {counts}{_warned(facts)}"
-        case "shard" | "merge":
-            largest = max(file["bytes"] for file in facts["weights"])
-            return f"{len(facts['weights'])} weight files, the largest of {human(largest)}{_warned(facts)}"
-        case "package":
-            return f"{len(facts['blobs'])} blobs, {human(facts['bytes'])}, for {', '.join(facts['platforms'])}"
-        case "pull" | "write":
-            return f"{len(facts['files'])} files, {human(sum(file['bytes'] for file in facts['files']))}"
-        case _:
-            return published(facts)
+    return _SUMMARIES.get(stage, published)(facts)
+
+
+def _fetched(facts: Mapping[str, Any]) -> str:
+    revision = facts["origin"]["revision"]
+    kind, _, digits = revision.rpartition(":")
+    pinned = f", {'digest' if kind else 'commit'} {digits[:12]}" if revision else ""
+    return f"{plural(facts['files'], 'file')}, {human(facts['bytes'])}{pinned}"
+
+
+def _validated(facts: Mapping[str, Any]) -> str:
+    counts = f"{plural(facts['tensors'], 'tensor')}, {plural(facts['parameters'], 'parameter')}"
+    kind = f"{facts['format']}, {facts.get('architecture', 'unknown architecture')}"
+    return f"{kind}, {counts} ({', '.join(facts['dtypes'])}){_converted(facts)}{_warned(facts)}"
+
+
+def _sharded(facts: Mapping[str, Any]) -> str:
+    largest = max(file["bytes"] for file in facts["weights"])
+    return f"{plural(len(facts['weights']), 'weight file')}, the largest of {human(largest)}{_warned(facts)}"
+
+
+def _packaged(facts: Mapping[str, Any]) -> str:
+    return f"{plural(len(facts['blobs']), 'blob')}, {human(facts['bytes'])}, for {', '.join(facts['platforms'])}"
+
+
+def _written(facts: Mapping[str, Any]) -> str:
+    return f"{plural(len(facts['files']), 'file')}, {human(sum(file['bytes'] for file in facts['files']))}"
+
+
+def _quantized(facts: Mapping[str, Any]) -> str:
+    """What became of the modules, of the size, and what it took."""
+    modules = facts["modules"]
+    left = sum(1 for module in modules if not module["scheme"])
+    took = f"took {facts['seconds']:.0f} s and {human(facts['host'])} of memory" if facts["is_new"] else "done before"
+    device = f", {human(facts['device'])} on the GPU" if facts["device"] and facts["is_new"] else ""
+    counts = f"{plural(len(modules) - left, 'module')} quantized, {left:,} left"
+    return f"{facts['recipe']}: {counts}; {human(facts['before'])} -> {human(facts['after'])}; {took}{device}"
+
+
+def _evaluated(facts: Mapping[str, Any]) -> str:
+    """The verdict, and on what it rests."""
+    samples, gated = facts["samples"], [metric for metric in facts["metrics"] if metric["is_gated"]]
+    kept = "; ".join(f"{one['name']} keeps {_ends(one['retention'])}" for one in gated)
+    return f"{facts['verdict']}: {kept or 'nothing was measured'}; {samples['used']:,} {samples['unit']}"
+
+
+def _ends(retention: Mapping[str, float]) -> str:
+    return "{estimate:.2%} ({low:.2%} to {high:.2%})".format(**retention)
+
+
+def _converted(facts: Mapping[str, Any]) -> str:
+    """How many pickles became safetensors, and the first of them."""
+    made = [warning for warning in facts["warnings"] if warning["rule"] == CONVERTED.id]
+    if not made:
+        return ""
+    first = printable(f"{made[0]['found']} -> {made[0]['file']}"[:200])
+    return f"; converted {first}" + (f" and {len(made) - 1} more" if len(made) > 1 else "")
 
 
 def _warned(facts: Mapping[str, Any]) -> str:
     """How many warnings there are, and the first of them."""
-    warnings = facts["warnings"]
+    warnings = [warning for warning in facts["warnings"] if warning["rule"] != CONVERTED.id]
     if not warnings:
         return ""
     first = f"{warnings[0]['file']} {warnings[0]['tensor']}".rstrip()
     first = printable(first[:200])
-    return f"; {len(warnings)} warning{'s' if len(warnings) > 1 else ''}, such as {warnings[0]['rule']} in {first}"
+    return f"; {plural(len(warnings), 'warning')}, such as {warnings[0]['rule']} in {first}"
 
 
 def published(facts: Mapping[str, Any]) -> str:
     """What a publish moved."""
-    if not facts["blobs_sent"]:
+    if not facts["blobs_sent"] and not facts["blobs_mounted"]:
         tags = "the tags were set" if facts["changed"] else "the tags point at them"
         return f"nothing to upload: {human(facts['bytes_present'])} are there, and {tags}"
-    return f"sent {facts['blobs_sent']} blobs, {human(facts['bytes_sent'])}; {human(facts['bytes_present'])} were there"
+    return moved(facts)
+
+
+def moved(facts: Mapping[str, Any]) -> str:
+    """How the blobs came to be there."""
+    mounted = f"mounted {human(facts['bytes_mounted'])} from other repositories; " if facts["blobs_mounted"] else ""
+    sent = f"sent {plural(facts['blobs_sent'], 'blob')}, {human(facts['bytes_sent'])}"
+    return f"{sent}; {mounted}{human(facts['bytes_present'])} were there"
+
+
+_SUMMARIES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "fetch": _fetched,
+    "validate": _validated,
+    "shard": _sharded,
+    "merge": _sharded,
+    "quantize": _quantized,
+    "evaluate": _evaluated,
+    "package": _packaged,
+    "pull": _written,
+    "write": _written,
+}
+"""What is said of each stage's result; of all others, what they moved."""

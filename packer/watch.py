@@ -3,30 +3,32 @@
 `Run` calls a stage. The blobs of the snapshot that `fetch` returns are wrapped, so that whoever reads them is counted;
 a store is wrapped when it is given to a stage, so that what it has already counts too; a source that downloads is told
 whom to tell.
+
+What is told and wrapped is decided by type, in one function each, to which others add: what only a build needs stands
+in `packer/facts.py`, so that a command that moves blobs imports nothing of models.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import singledispatch
 from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar, cast
 
-from containers.artifact import Artifact
-from formats.checkpoint import Checkpoint
-from formats.snapshot import Snapshot
-from packer.hub import HubSource
 from registry.blob import Blob
-from registry.descriptor import Descriptor
+from registry.descriptor import Descriptor, Digest
 from registry.folder import Folder
 from registry.manifest import Index, Manifest
-from registry.store import Release, Store
+from registry.outcome import Outcome
+from registry.store import Store, Traffic
+from registry.transfer import Cargo
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Advance = Callable[[int], None]
 
-_STILL = frozenset(("shard", "merge"))
+_STILL = frozenset(("shard", "merge", "evaluate"))
 """Stages that move no bytes, whatever they are given."""
 
 
@@ -42,6 +44,9 @@ class Listener(Protocol):
     def advanced(self, count: int) -> None:
         """The current stage has moved `count` more bytes."""
 
+    def noted(self, text: str) -> None:
+        """Something happened that a user may want to know: what is tried again, and why."""
+
     def finished(self, stage: str, facts: dict[str, Any]) -> None:
         """The stage is done; `facts` are JSON values about its result."""
 
@@ -54,24 +59,65 @@ class Run:
 
     def __call__(self, name: str, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `stage(*args)`, watched."""
-        sizes = (size for arg in args if name not in _STILL and (size := _size(arg)) is not None)
+        sizes = (size for arg in args if name not in _STILL and (size := size_of(arg)) is not None)
         self.listener.started(name, next(sizes, None))
-        result = stage(*map(self._watched, args), **kwargs)  # type: ignore[arg-type]
+        result = stage(*(watched(arg, self.listener) for arg in args), **kwargs)
         self.listener.finished(name, facts(result))
-        if isinstance(result, Snapshot):
-            return cast(T, result.map(lambda blob: Counted(blob, self.listener.advanced)))
-        return result
+        return cast(T, watched_result(result, self.listener))
 
-    def _watched(self, value: object) -> object:
-        match value:
-            case Store():
-                return WatchedStore(value, self.listener.advanced)
-            case HubSource():
-                return replace(value, meter=self.listener)
-            case Folder():
-                return replace(value, advance=self.listener.advanced)
-            case _:
-                return value
+
+@singledispatch
+def watched(value: Any, listener: Listener) -> Any:
+    """What a stage is given in place of a value, so that a listener is told; the value itself, mostly."""
+    return WatchedStore(value, listener.advanced) if isinstance(value, Store) else value
+
+
+@singledispatch
+def watched_result(result: Any, listener: Listener) -> Any:  # noqa: ARG001 - others need it
+    """What a stage's result is replaced by, so that a listener is told when it is used; mostly the result itself."""
+    return result
+
+
+@singledispatch
+def size_of(value: object) -> int | None:  # noqa: ARG001 - nothing is known of most
+    """The bytes that a stage will move because of a value; None for most."""
+    return None
+
+
+@singledispatch
+def facts(result: object) -> dict[str, Any]:  # noqa: ARG001 - nothing is told of most
+    """What is told about the result of a stage, as JSON values. Sizes are in bytes."""
+    return {}
+
+
+@watched.register
+def _(value: Cargo, listener: Listener) -> Cargo:
+    return value.map(lambda blob: Counted(blob, listener.advanced))
+
+
+@watched.register
+def _(value: Folder, listener: Listener) -> Folder:
+    return replace(value, advance=listener.advanced)
+
+
+@size_of.register
+def _(value: Cargo) -> int:
+    return value.size
+
+
+@size_of.register
+def _(value: Manifest) -> int:
+    return sum(layer.size for layer in value.layers)
+
+
+@facts.register
+def _(result: Traffic) -> dict[str, Any]:
+    return asdict(result)
+
+
+@facts.register
+def _(result: list) -> dict[str, Any]:  # type: ignore[type-arg]
+    return {"files": [{"path": str(path), "bytes": path.stat().st_size} for path in result]}
 
 
 @dataclass(frozen=True)
@@ -139,12 +185,41 @@ class WatchedStore:
         """The inner store's."""
         return self.inner.ranged(descriptor)
 
-    def push(self, blob: Blob) -> bool:
-        """The inner store's; a blob that was present counts whole."""
-        sent = self.inner.push(blob)
-        if not sent:
+    def span(self, descriptor: Descriptor, start: int, end: int) -> BinaryIO:
+        """The inner store's, counted."""
+        return cast(BinaryIO, _CountingReader(self.inner.span(descriptor, start, end), self.advance))
+
+    def takes_ranges(self, descriptor: Descriptor) -> bool:
+        """The inner store's."""
+        return self.inner.takes_ranges(descriptor)
+
+    def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        """The inner store's."""
+        return self.inner.referrers(digest)
+
+    def tags(self) -> list[str]:
+        """The inner store's."""
+        return self.inner.tags()
+
+    def reserve(self, blobs: Iterable[Descriptor]) -> None:
+        """The inner store's."""
+        self.inner.reserve(blobs)
+
+    def push(self, blob: Blob) -> Outcome:
+        """The inner store's; a blob that was not sent counts whole."""
+        outcome = self.inner.push(blob)
+        if outcome is not Outcome.SENT:
             self.advance(blob.descriptor.size)
-        return sent
+        return outcome
+
+    def foresee(self, digest: Digest) -> Outcome:
+        """The inner store's."""
+        return self.inner.foresee(digest)
+
+    @property
+    def max_layer(self) -> int | None:
+        """The inner store's."""
+        return self.inner.max_layer
 
     def put(self, manifest: Manifest | Index) -> bool:
         """The inner store's."""
@@ -153,54 +228,3 @@ class WatchedStore:
     def tag(self, manifest: Manifest | Index, tag: str) -> bool:
         """The inner store's."""
         return self.inner.tag(manifest, tag)
-
-
-def facts(result: object) -> dict[str, Any]:
-    """What is told about the result of a stage, as JSON values. Sizes are in bytes."""
-    match result:
-        case Snapshot():
-            return {"origin": asdict(result.origin), "files": len(result.files), "bytes": result.size}
-        case Checkpoint():
-            return _checkpoint_facts(result)
-        case Artifact():
-            return _artifact_facts(result)
-        case Release():
-            return asdict(result)
-        case list():
-            return {"files": [{"path": str(path), "bytes": path.stat().st_size} for path in result]}
-        case _:
-            return {}
-
-
-def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    weights = [file for file in checkpoint.snapshot.files if file.name in checkpoint.weights]
-    return {
-        "tensors": len(checkpoint.tensors),
-        **checkpoint.card.to_json(),
-        "weights": [{"path": file.name, "bytes": file.size} for file in weights],
-        "warnings": [finding.to_json() for finding in checkpoint.findings],
-    }
-
-
-def _artifact_facts(artifact: Artifact) -> dict[str, Any]:
-    image = artifact.image
-    layers = [blob.descriptor for blob in artifact.blobs()]
-    return {
-        "image": image.root.descriptor.digest,
-        "modelpack": artifact.modelpack.root.descriptor.digest if artifact.modelpack else None,
-        "platforms": [str(entry.platform) for entry in image.root.manifests] if isinstance(image.root, Index) else [],
-        "blobs": [{"digest": layer.digest, "bytes": layer.size, "mediaType": layer.media_type} for layer in layers],
-        "bytes": sum(layer.size for layer in layers),
-    }
-
-
-def _size(value: object) -> int | None:
-    match value:
-        case Checkpoint():
-            return value.snapshot.size
-        case Manifest():
-            return sum(layer.size for layer in value.layers)
-        case Artifact():
-            return sum(blob.descriptor.size for blob in value.blobs())
-        case _:
-            return None

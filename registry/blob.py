@@ -12,10 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from registry.descriptor import OCTETS, Descriptor, Digest, digest_of
 from registry.errors import ContentError, TransferError
+
+PIECE = 256 << 10
+"""Bytes that are hashed or sent at once: they stay in the processor's cache on their way."""
+
+BUFFER = 64 << 10
+"""Bytes of a stream's buffer: less than a piece, so that pieces pass it by."""
+
+B = TypeVar("B")
 
 CHUNK = 1 << 20
 """Bytes moved by one read."""
@@ -111,16 +119,20 @@ class FileBlob:
                 found=f"{status.st_size} bytes, or a later modification time",
                 hint="let the program that writes it finish, then run the same command again",
             )
-        return cast(BinaryIO, io.BufferedReader(stream, CHUNK))
+        return cast(BinaryIO, io.BufferedReader(stream, BUFFER))
+
+
+def beneath(blob: object, kind: type[B]) -> B | None:
+    """The blob of that kind whose bytes a blob has, beneath whatever wraps it; None if there is none."""
+    while not isinstance(blob, kind):
+        if (blob := getattr(blob, "inner", None)) is None:
+            return None
+    return blob
 
 
 def file_of(blob: Blob) -> FileBlob | None:
-    """The file whose bytes a blob has, beneath whatever wraps it; None if there is none."""
-    while not isinstance(blob, FileBlob):
-        if (inner := getattr(blob, "inner", None)) is None:
-            return None
-        blob = inner
-    return blob
+    """The file whose bytes a blob has; None if there is none."""
+    return beneath(blob, FileBlob)
 
 
 @dataclass(frozen=True)
@@ -159,15 +171,14 @@ class VerifyingReader(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         """Some of the next bytes; 0 at the verified end."""
         view = memoryview(buffer)  # type: ignore[arg-type]
-        data = self._stream.read(len(view))
-        self._read += len(data)
+        count = int(self._stream.readinto(view))  # type: ignore[attr-defined]
+        self._read += count
         if self._read > self._descriptor.size:
             raise self._error(f"{self._descriptor.size} bytes", "more")
-        self._hash.update(data)
-        if self._read == self._descriptor.size or not data:
+        self._hash.update(view[:count])
+        if self._read == self._descriptor.size or not count:
             self._check()
-        view[: len(data)] = data
-        return len(data)
+        return count
 
     def _check(self) -> None:
         if self._read != self._descriptor.size:
@@ -193,4 +204,29 @@ class VerifyingReader(io.RawIOBase):
 
 def verified(stream: BinaryIO, descriptor: Descriptor, origin: str) -> BinaryIO:
     """`stream`, checked against `descriptor` while it is read."""
-    return cast(BinaryIO, io.BufferedReader(VerifyingReader(stream, descriptor, origin), CHUNK))
+    return cast(BinaryIO, io.BufferedReader(VerifyingReader(stream, descriptor, origin), BUFFER))
+
+
+@dataclass(frozen=True)
+class CheckedBlob:
+    """Another blob, whose streams end well only if they held what its descriptor promises."""
+
+    inner: Blob
+    origin: str
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The inner blob's."""
+        return self.inner.descriptor
+
+    def open(self) -> BinaryIO:
+        """A stream over the bytes, checked as they are read."""
+        return verified(self.inner.open(), self.descriptor, self.origin)
+
+
+def unchecked(blob: Blob) -> Blob:
+    """The blob whose bytes are checked by somebody else: what checks them here is taken out of what wraps them."""
+    if isinstance(blob, CheckedBlob):
+        return blob.inner
+    inner = getattr(blob, "inner", None)
+    return cast(Blob, replace(cast(Any, blob), inner=unchecked(inner))) if inner is not None else blob

@@ -14,7 +14,7 @@ from typing import Any, NewType
 from registry.errors import ContentError, UsageError
 
 Digest = NewType("Digest", str)
-"""`sha256:` and 64 hexadecimal digits. Only `parse_digest` and `digest_of` make one."""
+"""`sha256:` and 64 hexadecimal digits; what comes from outside becomes one by `parse_digest` alone."""
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"

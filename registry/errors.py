@@ -17,7 +17,7 @@ This module imports nothing of the project.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class PackerError(Exception):
@@ -74,9 +74,18 @@ class ModelError(PackerError):
 
 
 class TransferError(PackerError):
-    """A registry, a hub or a file of the source failed."""
+    """A registry, a hub or a file of the source failed.
+
+    `retry_after` is None unless the same may succeed when it is repeated: then it is the seconds to wait at least.
+    """
 
     exit_code = 5
+    retry_after: float | None = None
+
+    def passing(self, seconds: float = 0.0) -> Self:
+        """The same error, marked as one that may pass by itself."""
+        self.retry_after = seconds
+        return self
 
 
 class NotFoundError(TransferError):
@@ -88,7 +97,9 @@ class ContentError(TransferError):
 
 
 class ResponseError(TransferError):
-    """A server answered a request with an error status."""
+    """A server answered a request with an error status: `status`, 0 if what it said made no sense."""
+
+    status = 0
 
 
 class SpaceError(PackerError):

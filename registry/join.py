@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import BinaryIO, cast
 
-from registry.blob import CHUNK, Blob, BytesBlob, digest_stream
+from registry.blob import BUFFER, Blob, BytesBlob, digest_stream
 from registry.descriptor import OCTETS, Descriptor
 from registry.errors import ContentError
 
@@ -33,7 +33,7 @@ class JoinedBlob:
 
     regions: tuple[Region, ...]
     media_type: str = OCTETS
-    buffer: int = CHUNK
+    buffer: int = BUFFER
 
     @classmethod
     def of(cls, parts: Iterable[Region | bytes]) -> JoinedBlob:

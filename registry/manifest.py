@@ -30,6 +30,7 @@ class _Document:
     raw: bytes
     annotations: Mapping[str, str]
     artifact_type: str
+    subject: Descriptor | None
 
     @cached_property
     def descriptor(self) -> Descriptor:
@@ -76,26 +77,27 @@ def parse_json_object(raw: bytes, origin: str) -> dict[str, Any]:
     return document
 
 
-def decode(raw: bytes, origin: str) -> Manifest | Index:
-    """The manifest or index in `raw`; `ContentError` naming `origin` if it is neither."""
+def decode(raw: bytes, origin: str, most: int = MAX_CHILDREN) -> Manifest | Index:
+    """The manifest or index, of `most` manifests, in `raw`; `ContentError` naming `origin` if it is neither."""
     document = parse_json_object(raw, origin)
     annotations = document.get("annotations") or {}
     if not isinstance(annotations, dict) or not all(isinstance(value, str) for value in annotations.values()):
         raise ContentError("the annotations of this manifest are not strings", subject=origin)
     artifact_type = str(document.get("artifactType") or "")
+    subject = Descriptor.from_json(document["subject"]) if document.get("subject") else None
     if isinstance(document.get("manifests"), list):
-        if len(document["manifests"]) > MAX_CHILDREN:
-            raise ContentError("this index is too long", subject=origin, expected=f"at most {MAX_CHILDREN} manifests")
+        if len(document["manifests"]) > most:
+            raise ContentError("this index is too long", subject=origin, expected=f"at most {most} manifests")
         media_type = str(document.get("mediaType") or INDEX)
         children = tuple(map(Descriptor.from_json, document["manifests"]))
         if media_type in (INDEX, DOCKER_INDEX):
-            return Index(media_type, raw, annotations, artifact_type, children)
+            return Index(media_type, raw, annotations, artifact_type, subject, children)
     elif isinstance(document.get("layers"), list):
         media_type = str(document.get("mediaType") or MANIFEST)
         config = Descriptor.from_json(document.get("config"))
         layers = tuple(map(Descriptor.from_json, document["layers"]))
         if media_type in (MANIFEST, DOCKER_MANIFEST):
-            return Manifest(media_type, raw, annotations, artifact_type, config, layers)
+            return Manifest(media_type, raw, annotations, artifact_type, subject, config, layers)
     raise ContentError(
         "this is neither an image manifest nor an index",
         subject=origin,
@@ -113,18 +115,24 @@ def _new(document: object) -> Manifest | Index:
             found=f"{len(raw)} bytes",
             hint="the model has too many files, or absurd metadata: choose files with --include, or --modelpack shared",
         )
-    return decode(raw, "a new manifest")
+    return decode(raw, "a new manifest", most=MAX_MANIFEST)
 
 
 def make_manifest(
-    config: Descriptor, layers: Sequence[Descriptor], annotations: Mapping[str, str], artifact_type: str = ""
+    config: Descriptor,
+    layers: Sequence[Descriptor],
+    annotations: Mapping[str, str],
+    artifact_type: str = "",
+    subject: Descriptor | None = None,
 ) -> Manifest:
-    """A new image or artifact manifest."""
+    """A new image or artifact manifest; with a subject, a referrer of that."""
     document: dict[str, Any] = {"schemaVersion": 2, "mediaType": MANIFEST}
     if artifact_type:
         document["artifactType"] = artifact_type
     document["config"] = config.to_json()
     document["layers"] = [layer.to_json() for layer in layers]
+    if subject:
+        document["subject"] = Descriptor(subject.media_type, subject.digest, subject.size).to_json()
     document["annotations"] = dict(sorted(annotations.items()))
     manifest = _new(document)
     assert isinstance(manifest, Manifest)

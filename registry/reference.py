@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from registry.descriptor import Digest, parse_digest
@@ -19,7 +20,6 @@ MAX_TAG = 128
 """Characters of a tag."""
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,6 @@ class Reference:
     def name(self) -> str:
         """What selects the manifest in the repository: the digest if there is one, else the tag."""
         return self.digest or self.tag
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the host is this machine, which is spoken to over plain HTTP."""
-        return bool(_LOOPBACK.fullmatch(self.host))
 
     def __str__(self) -> str:
         selector = f"@{self.digest}" if self.digest else f":{self.tag}"
@@ -71,6 +66,20 @@ class LayoutReference:
         return replace(self, tag="", digest=digest)
 
 
+def is_host(text: str) -> bool:
+    """Whether `text` can stand before the first slash of a reference."""
+    return bool(_HOST.fullmatch(text)) and ("." in text or ":" in text or text == "localhost")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address, with or without a port, is this machine's own."""
+    name = re.sub(r":[0-9]+$", "", host) if host.count(":") == 1 or host.startswith("[") else host
+    try:
+        return ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
 def parse_reference(text: str) -> Reference | LayoutReference:
     """The place that `text` names; the tag is `latest` where none is given.
 
@@ -91,7 +100,7 @@ def _parse_layout(text: str) -> LayoutReference:
         head, tail = text, "latest"
     if not head:
         raise UsageError("this layout has no folder", expected="oci:FOLDER[:TAG]", found=f"oci:{text}")
-    return LayoutReference(Path(head), tag=_checked_tag(tail))
+    return LayoutReference(Path(head), tag=checked_tag(tail))
 
 
 def _parse_registry(text: str) -> Reference:
@@ -100,19 +109,27 @@ def _parse_registry(text: str) -> Reference:
     repository, colon, tag = path.partition(":")
     if "://" in text:
         raise _wrong(text, f"leave out what stands before ://, as in {text.partition('://')[2] or 'HOST/REPO:TAG'}")
-    if not _HOST.fullmatch(host) or not ("." in host or ":" in host or host == "localhost") or not path:
+    if is_host(host) and not path:
+        raise _wrong(text, "name a repository on this host, such as HOST/models/name:v1")
+    if not is_host(host):
         raise _wrong(
             text, "the host must come first, such as registry.example.com or 127.0.0.1:5000; no host is assumed"
         )
     if not _REPOSITORY.fullmatch(repository) or len(host) + len(repository) > 255:
         raise _wrong(text, "the repository must be lower case: letters, digits and single . _ - between them")
     if digest:
-        return Reference(host, repository, _checked_tag(tag) if colon else "", parse_digest(digest))
-    return Reference(host, repository, _checked_tag(tag if colon else "latest"))
+        return Reference(host, repository, checked_tag(tag) if colon else "", parse_digest(digest))
+    return Reference(host, repository, checked_tag(tag if colon else "latest"))
 
 
-def _checked_tag(tag: str) -> str:
-    if not _TAG.fullmatch(tag):
+def is_tag(text: str) -> bool:
+    """Whether a text follows the grammar of tags."""
+    return bool(_TAG.fullmatch(text))
+
+
+def checked_tag(tag: str) -> str:
+    """The tag; `UsageError` if it is none."""
+    if not is_tag(tag):
         raise UsageError(
             "this is not a tag",
             expected="up to 128 letters, digits, '_', '.' and '-', not starting with . or -",

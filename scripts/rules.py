@@ -21,7 +21,7 @@ _TITLES = {
     "onnx": "ONNX",
     "pickle": "Pickles",
     "code": "Code that comes with a model",
-    "values": "Values, with `--deep`",
+    "values": "Values: those of scales, and with `--deep` all",
 }
 
 

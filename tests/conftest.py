@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,33 @@ from tests.parts import models
 from tests.parts.command import ROOT
 from tests.parts.podman import Podman
 from tests.parts.servers import Server, docker_registry
+
+WORKERS = 4
+"""Processes at most: each takes up to 2 GB of memory."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """The processes that `--numprocesses=auto` means: one for each processor that we may use."""
+    return min(len(os.sched_getaffinity(0)), WORKERS)
+
+
+def pytest_configure() -> None:
+    """Of several processes that test side by side, each computes with its share of the processors.
+
+    It is said before anything loads OpenMP, whose threads wait for each other by turning in a circle: where two
+    processes have more threads than there are processors, that takes most of the time.
+    """
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(len(os.sched_getaffinity(0)) // int(workers), 1)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache for this run: nothing is taken from the user's or from another process's, and nothing put there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PACKER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -33,13 +62,14 @@ def safetensors_model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    """podman with storage of its own."""
-    podman = Podman(tmp_path_factory.mktemp("podman"))
-    try:
-        yield podman
-    finally:
-        podman.clean()
+def podman() -> Iterator[Podman]:
+    """podman with storage of its own, not below the other temporary files: their path may be too long for it."""
+    with tempfile.TemporaryDirectory(prefix="podman-") as folder:
+        podman = Podman(Path(folder))
+        try:
+            yield podman
+        finally:
+            podman.clean()
 
 
 @pytest.fixture(scope="session")

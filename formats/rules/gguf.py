@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from formats.findings import Rule
+from formats.findings import Rule, Severity
 
 _SPEC = "gguf.md, section File Structure"
 _READER = "llama.cpp, gguf_init_from_file"
@@ -123,6 +123,15 @@ ORDER = Rule(
     _READER,
     "write the file again, with packer merge or a converter",
 )
+TRAILING = Rule(
+    "gguf-trailing-bytes",
+    "bytes stand behind its last tensor",
+    "They are no weights, and can hold anything: what was left of a larger file, or what somebody hid there. llama.cpp and "
+    "gguf-py load the file and do not look, so this is told and not refused, unless it is a zip archive with a pickle.",
+    "gguf.md, tensor_data",
+    "fetch the file again, or write it again with packer shard or packer merge",
+    Severity.WARNING,
+)
 KEYS = Rule(
     "gguf-missing-key",
     "a key that its architecture needs is missing",
@@ -140,10 +149,19 @@ LAYERS = Rule(
 EMBEDDING = Rule(
     "gguf-embedding",
     "its shape is not vocabulary by embedding_length",
-    "The embedding has one row for each token of the vocabulary; a server that finds another number fails. "
+    "The embedding and the head have one row for each token of the vocabulary; a server that finds another number fails. "
     "gguf-py does not look.",
     "gguf.md, [llm].embedding_length and tokenizer.ggml.tokens",
     "convert the model again",
+)
+SHAPE = Rule(
+    "gguf-shape",
+    "its shape is not that of the keys of its architecture",
+    "llama.cpp computes the shape of every tensor from embedding_length, feed_forward_length, the numbers of heads and their "
+    "lengths, and does not load a file in which one differs. Asked of architectures with the layers of Llama (Mistral, Qwen, "
+    "Gemma, Phi 3, Granite and more), whose shapes are certain. gguf-py does not look.",
+    "gguf.md, section LLM; llama.cpp, load_tensors",
+    "convert the model again; the keys were not those of the weights",
 )
 TOKENIZER = Rule(
     "gguf-tokenizer",

@@ -80,6 +80,14 @@ EXTERNAL_RANGE = Rule(
     "ONNX, docs/ExternalData.md: offset, length",
     "fetch the data file again",
 )
+OPSET = Rule(
+    "onnx-opset",
+    "it is of a version of the ONNX standard that is not known here",
+    "What an operator computes hangs on the version of its set. Runtimes refuse a version that is newer than they are; the "
+    "checker does not, and looks the operators up in the newest that it knows. Stricter than the checker on purpose.",
+    f"{_IR}, section Operator sets; onnx.defs",
+    "export the model for an older opset; if the version exists, use a newer packer",
+)
 FOREIGN = Rule(
     "onnx-foreign-operators",
     "it uses operators that are not of the ONNX standard",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from formats.findings import Rule
+from formats.findings import Rule, Severity
 
 _MODULE = "https://docs.python.org/3/library/pickle.html: the module is not secure, unpickling runs arbitrary code"
-_CONVERT = "build with --pickle convert (validate: {pickle: convert}), or leave it out with --include"
+_CONVERT = (
+    "let packer build convert it (--pickle convert, or validate: {pickle: convert}), or leave it out with --include"
+)
 _LEAVE_OUT = "leave it out with --include, and ask the author for safetensors"
 
 BY_NAME = Rule(
@@ -14,7 +16,7 @@ BY_NAME = Rule(
     "Programs choose by the name of a file whether to unpickle it, and unpickling runs whatever code the file names. "
     "Its content could not be told to be a pickle, so it cannot be converted either.",
     "torch.load, pickle.load and joblib.load of the files .bin .pt .pth .ckpt .pkl .pickle .joblib",
-    "rename it if it is no pickle, or leave it out with --include",
+    "rename it if it is no pickle, or leave it out with --include; data of an ONNX model is known by a model that can be read",
 )
 
 BY_CONTENT = Rule(
@@ -43,12 +45,31 @@ NUMPY_OBJECTS = Rule(
     "save it with a dtype of numbers, or leave it out with --include",
 )
 
+APPENDED = Rule(
+    "pickle-appended",
+    "a zip archive with a pickle stands at its end, and loading a pickle runs the code inside it",
+    "A zip archive is found from its end, whatever stands before it: the file is a picture, a text or a model to one "
+    "program and an archive to the next. Looked for in the last 64 KiB of the files on this machine, and of small ones.",
+    "https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, section 4.3.16; zipfile.ZipFile",
+    "do not load it anywhere; fetch the file again from its source, or leave it out with --include",
+)
+
+CONVERTED = Rule(
+    "pickle-converted",
+    "it was a pickle, and is safetensors now",
+    "What is published is not the file of the source: the same tensors, proved bit by bit, under another name. Told by a "
+    "build that converts, so that nobody looks for the old name or the old digest.",
+    "packer build --pickle convert",
+    "nothing is to be done; a model with safetensors of its own needs no conversion",
+    Severity.WARNING,
+)
+
 TORCHSCRIPT = Rule(
     "pickle-torchscript",
     "it is a TorchScript archive, which holds a program next to pickles",
     "torch.jit.load runs the program. It is no list of tensors, so it cannot be converted into one.",
     "torch.jit.save: code/ and constants.pkl in the archive",
-    "export the model to ONNX, or its state_dict() to safetensors",
+    "export the model to ONNX, or its state_dict() to safetensors; or leave it out with --include",
 )
 
 PARTIAL = Rule(

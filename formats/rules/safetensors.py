@@ -53,8 +53,8 @@ NAME = Rule(
 COUNT = Rule(
     "safetensors-too-many-tensors",
     "it has too many tensors",
-    "The format names no bound. Ours is on purpose: a million empty tensors in a few megabytes would cost a reader "
-    "hundreds of megabytes of memory. The largest models known have a hundred thousand, over many files.",
+    "The format names no bound. Ours, 80,000, is on purpose: a million empty tensors in a few megabytes would cost a reader "
+    "hundreds of megabytes of memory. The largest models known have two hundred thousand, over many files.",
     "a bound of packer",
     "split the model into several files",
 )

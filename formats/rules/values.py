@@ -1,4 +1,4 @@
-"""What the values of a model must hold to, which only `--deep` looks at."""
+"""What the values of a model must hold to: those of scales, and with `--deep` all."""
 
 from __future__ import annotations
 
@@ -55,10 +55,39 @@ SCALE_SIZE = Rule(
     "values-scale-size",
     "it is a scale and holds zeros, or values that cannot be right",
     "A weight whose scale is zero is zero whatever was quantized, and a scale below 1e-12 or above 1e6 belongs to no weights "
-    "that a network has. A calibration that saw only zeros leaves such scales. Nothing is refused, because bitsandbytes "
-    "writes a zero for a block of zeros. Scales in FP8 are left out: NVFP4 rounds the smallest of its blocks to zero.",
+    "that a network has. A calibration that saw only zeros leaves such scales. Nor is one right "
+    "with which a weight in FP8 or INT8 may be beyond 65504, the largest number of FP16. Nothing is refused, because "
+    "bitsandbytes writes a zero for a block of zeros. Scales in FP8 are left out: NVFP4 rounds the smallest of its blocks to zero.",
     "compressed-tensors: weight_scale, input_scale; " + _OWN,
     "quantize the model again, with calibration data that reaches the layer",
+    Severity.WARNING,
+)
+SCALE_ZERO = Rule(
+    "values-scale-zero",
+    "it is the scale of quantized weights and holds zeros",
+    "compressed-tensors writes a small number for a row, a group or a block of zeros, and never a zero. All weights that such "
+    "a scale is for are lost, whatever was quantized.",
+    "compressed-tensors, calculate_qparams",
+    "fetch the file again and compare its digest with that of its source, or quantize again",
+)
+SCALE_OUTLIER = Rule(
+    "values-scale-outlier",
+    "it is a scale and hundreds of times larger than its like in other layers",
+    "In a network that works, the largest weights of like modules are within a factor of ten, and a scale follows the largest "
+    "weight that it is for. A scale that is 300 times the usual one (the median, over four modules at least, of the mean) makes "
+    "its weights outweigh all others; so does one of 100 times whose weights reach beyond 10000. Scales of FP4, which have a "
+    "scale themselves, are left out.",
+    _OWN,
+    "compare the tensor with that of its source; quantize again",
+)
+SCALE_APART = Rule(
+    "values-scale-apart",
+    "it is a scale and far from its like in other layers",
+    "Told of scales of weights that are 100 times the usual one or whose largest is less than a 300th of it, and of scales of "
+    "activations that are 300 times the usual one: a few activations that are so large are known of good models. Where there "
+    "are less than four like modules, a scale that is 1000 times that of all others is told.",
+    _OWN,
+    "compare the tensor with that of its source; quantize it again",
     Severity.WARNING,
 )
 MAGNITUDE = Rule(

@@ -55,6 +55,13 @@ def documents() -> Iterator[tuple[str, Callable[[], Files]]]:
     for name, size in (("config.json", MAX_CONFIG), ("adapter_config.json", MAX_CONFIG), (_INDEX, MAX_INDEX)):
         for kind in _PIECES:
             yield f"{name}-of-{kind}", partial(_document, name, kind, size - 10)
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        for kind in _PIECES:
+            yield f"{name}-of-{kind}", partial(_document, name, kind, MAX_CONFIG - 10)
+    yield "config-of-many-names", partial(_names, "tokenizer_config.json", 119_000, "a" * 20)
+    yield "index-of-distinct-names", partial(_names, _INDEX, 420_000)
+    yield "index-of-distinct-wide-names", partial(_names, _INDEX, 160_000, "a" * 40 + chr(0x1F600))
+    yield "index-of-distinct-long-names", partial(_names, _INDEX, 40_000, "a" * 700)
     for kind in ("missing-shards", "missing-tensors", "long-names", "nothing"):
         yield f"index-of-{kind}", partial(_index, kind)
     yield "adapter-of-many-targets", lambda: _lora(20_000, target_modules=[f"t{at:x}" for at in range(90_000)])
@@ -62,6 +69,9 @@ def documents() -> Iterator[tuple[str, Callable[[], Files]]]:
     yield "adapter-of-another-rank", lambda: _lora(32_000, r=7)
     yield "adapter-of-dots", lambda: _lora(10, target_modules=["." * 1_000_000, "a." * 500_000])
     yield "config-of-missing-scales", _scales
+    for end in ("\\n", "!"):
+        for part in (".weight", ".layers.1", ".lora_A", ".1"):
+            yield f"config-over-names-of-{part[1:]}-and-{end.strip(chr(92))}", partial(_repeated, part, end)
 
 
 def _document(name: str, kind: str, size: int) -> Files:
@@ -85,3 +95,17 @@ def _scales() -> Files:
     quantized = _json({"quantization_config": {"quant_method": "gptq"}})
     members = tensors(MOST_TENSORS).replace('":{', '.qweight":{')
     return {"model.safetensors": header(members, MOST_TENSORS), "config.json": quantized}
+
+
+def _repeated(part: str, end: str) -> Files:
+    """A llama of names that are as long as names may be, each one part over and over."""
+    name = "model.layers.1" + part * (4000 // len(part)) + end
+    members = tensors(3900, "@").replace("@", name)
+    config = _json({"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 4, "vocab_size": 8})
+    return {"model.safetensors": header(members, 3900), "config.json": config}
+
+
+def _names(name: str, count: int, end: str = "") -> Files:
+    """A document of one map of many names, beside a model that is right."""
+    pairs = ",".join(f'"{at:x}{end}":"model.safetensors"' for at in range(count))
+    return beside(name, f'{{"weight_map":{{{pairs}}}}}'.encode())

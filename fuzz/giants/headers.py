@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from formats.safetensors import MAX_TENSORS
 from fuzz.mutant import Content
 
 MILLION = 1_000_000
@@ -30,7 +31,7 @@ def filled(start: bytes, piece: bytes, end: bytes, size: int = _HEADER) -> bytes
     return start + piece * ((size - len(start) - len(end)) // len(piece)) + end
 
 
-MOST_TENSORS = 1 << 16
+MOST_TENSORS = MAX_TENSORS
 
 
 def tensors(count: int, name: str = "") -> str:

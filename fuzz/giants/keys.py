@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
-from fuzz.giants.headers import MILLION, MOST_TENSORS
+from formats.gguf import MAX_TENSORS
+from fuzz.giants.headers import MILLION
 from fuzz.mutant import Content
 
 
@@ -49,7 +50,7 @@ def gguf() -> Iterator[tuple[str, Callable[[], Content]]]:
     yield "million-tensors", lambda: _file(MILLION, 1, _ARCHITECTURE + _table(MILLION), 32 * MILLION)
     yield (
         "most-tensors",
-        lambda: _file(MOST_TENSORS, 1, _ARCHITECTURE + _table(MOST_TENSORS) + bytes(32), 32 * MOST_TENSORS),
+        lambda: _file(MAX_TENSORS, 1, _ARCHITECTURE + _table(MAX_TENSORS) + bytes(32), 32 * MAX_TENSORS),
     )
     yield "array-2-to-the-60", lambda: _file(0, 1, _text(b"a") + _array(0, huge), 1 << 30)
     yield "texts-2-to-the-60", lambda: _file(0, 1, _text(b"a") + _array(8, huge), 1 << 30)

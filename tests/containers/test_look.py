@@ -22,6 +22,7 @@ from containers.unpack import unpack
 from formats.examine import examine
 from formats.snapshot import Snapshot
 from packer.look import look
+from registry.access import Access
 from registry.blob import BytesBlob, FileBlob, TypedBlob
 from registry.descriptor import IMAGE_CONFIG, IMAGE_LAYER, Descriptor, Digest, digest_of
 from registry.errors import ContentError, PackerError
@@ -67,7 +68,9 @@ def push(store: Store, layers: Sequence[BytesBlob | FileBlob], media_type: str =
 def store(request: pytest.FixtureRequest, registry: Server, tmp_path: Path) -> Store:
     if request.param == "layout":
         return Layout(tmp_path / "layout")
-    return Remote(registry.address, "look/" + tmp_path.name.lower().replace("[", "-").strip("-]_"), plain_http=True)
+    return Remote(
+        registry.address, "look/" + tmp_path.name.lower().replace("[", "-").strip("-]_"), Access(), plain_http=True
+    )
 
 
 def test_an_image_that_gnu_tar_made(store: Store, tmp_path: Path) -> None:
@@ -92,7 +95,7 @@ def test_an_image_that_gnu_tar_made(store: Store, tmp_path: Path) -> None:
 def test_what_pull_refuses_is_refused(tmp_path: Path, name: str) -> None:
     layout = hostile(tmp_path, *HOSTILE[name])
     with pytest.raises(PackerError):
-        look(f"oci:{layout}:v1")
+        look(f"oci:{layout}:v1", (), Access())
 
 
 def nothing() -> BinaryIO:
@@ -128,18 +131,38 @@ def test_a_file_in_the_last_blocks_is_seen(store: Store) -> None:
 
 def test_more_members_than_are_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar, "MAX_MEMBERS", 10)
-    headers = [Member(f"models/{at}", 0, nothing).header() for at in range(10)]
-    for count, is_refused in ((9, False), (10, True)):
+    headers = [Member(f"models/{at}", 0, nothing).header() for at in range(11)]
+    for count, is_refused in ((10, False), (11, True)):
         manifest = push(store, [BytesBlob.of(IMAGE_LAYER, b"".join(headers[:count]) + bytes(1024))])
         with pytest.raises(ContentError, match="too many members") if is_refused else nullcontext():
             assert len(model_snapshot(manifest, store).files) == count
 
 
-def test_compressed_layers_are_refused_as_by_pull(store: Store, tmp_path: Path) -> None:
+def test_more_files_in_many_layers_than_are_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("containers.look.MAX_MEMBERS", 10)
+    layers = [
+        BytesBlob.of(IMAGE_LAYER, b"".join(Member(f"models/{at}/{name}", 0, nothing).header() for name in "abc"))
+        for at in range(4)
+    ]
+    assert len(model_snapshot(push(store, layers[:3]), store).files) == 9
+    with pytest.raises(ContentError, match="too many files"):
+        model_snapshot(push(store, layers), store)
+
+
+def test_what_a_later_layer_removes_is_not_seen(store: Store, tmp_path: Path) -> None:
+    def layer(*names: str) -> BytesBlob:
+        headers = b"".join(Member(f"models/{name}", 0, nothing).header() for name in names)
+        return BytesBlob.of(IMAGE_LAYER, headers + bytes(1024))
+
+    manifest = push(store, [layer("a", "b", "d/x", "e/x"), layer(".wh.a", ".wh.d", "e/.wh..wh..opq", "e/y")])
+    unpack(manifest, store, tmp_path / "out")
+    assert contents(model_snapshot(manifest, store)) == unpacked(tmp_path / "out") == {"b": b"", "e/y": b""}
+
+
+def test_compressed_layers_cannot_be_looked_at(store: Store) -> None:
     manifest = push(store, [BytesBlob.of(IMAGE_LAYER, b"\x1f\x8b")], IMAGE_LAYER + "+gzip")
-    for refused in (lambda: model_snapshot(manifest, store), lambda: unpack(manifest, store, tmp_path / "out")):
-        with pytest.raises(ContentError, match="cannot be unpacked"):
-            refused()
+    with pytest.raises(ContentError, match="cannot be looked at from afar"):
+        model_snapshot(manifest, store)
 
 
 def test_the_base_is_not_asked_for(registry: Server, tmp_path: Path) -> None:
@@ -148,7 +171,7 @@ def test_the_base_is_not_asked_for(registry: Server, tmp_path: Path) -> None:
     shown = json.loads(packer("inspect", f"{registry.address}/look/based:v1", "--json").stdout)
     base = next(layer["digest"] for layer in shown["layers"] if not layer["path"])
     before = len(registry.log.read_text())
-    assert examine(look(f"{registry.address}/look/based:v1")).ok
+    assert examine(look(f"{registry.address}/look/based:v1", (), Access())).ok
     said = registry.log.read_text()[before:]
     assert all(layer["digest"] in said for layer in shown["layers"] if layer["path"])
     assert base not in said
@@ -197,7 +220,7 @@ def test_twenty_gigabytes_are_judged_from_some_megabytes(
     planted: tuple[Server, Path], tmp_path: Path, form: str
 ) -> None:
     server, storage = planted
-    remote, layers = Remote(server.address, "big/model", plain_http=True), []
+    remote, layers = Remote(server.address, "big/model", Access(), plain_http=True), []
     (tmp_path / "local").mkdir()
     for at in range(1, SHARDS + 1):
         name, head, size = shard(at)
@@ -212,9 +235,9 @@ def test_twenty_gigabytes_are_judged_from_some_megabytes(
     remote.put(manifest)
     remote.tag(manifest, "v1")
     with counting_proxy(server.address) as wire:
-        far = examine(look(f"{wire.address}/big/model:v1"))
+        far = examine(look(f"{wire.address}/big/model:v1", (), Access()))
         assert SHARDS * 1000 < wire.bytes_down < 20 << 20
-    near = examine(look(str(tmp_path / "local")))
+    near = examine(look(str(tmp_path / "local"), (), Access()))
     prefix = "" if form == "tar" else "models/"
     assert [(each.name, each.dtype, each.shape, each.start, each.end, each.file) for each in far.tensors] == [
         (each.name, each.dtype, each.shape, each.start, each.end, prefix + each.file) for each in near.tensors
@@ -234,5 +257,5 @@ def test_a_registry_without_range_is_not_read_for_its_tars(planted: tuple[Server
     with counting_proxy(server.address) as wire:
         wire.drops_range = True
         with pytest.raises(PackerError, match=r"does not answer Range requests.* 100 MiB"):
-            model_snapshot(manifest, Remote(wire.address, "big/model", plain_http=True))
+            model_snapshot(manifest, Remote(wire.address, "big/model", Access(), plain_http=True))
         assert wire.bytes_down < 50 << 20

@@ -104,14 +104,21 @@ HOSTILE = {
     "raw-absolute": (b"evil", "application/vnd.cncf.model.weight.v1.raw", "/tmp/evil-absolute"),
     "raw-unnamed": (b"evil", "application/vnd.cncf.model.weight.v1.raw", ""),
     "no-tar": (b"x" * 2048, IMAGE_LAYER, "models"),
-    "cut": (one("models/a")[:700], IMAGE_LAYER, "models"),
+    "cut": (one("models/a")[:514], IMAGE_LAYER, "models"),
     "only-links": (
         archive(lambda tar: tar.addfile(entry("models/l", kind=tarfile.SYMTYPE, target="/"))),
         IMAGE_LAYER,
         "models",
     ),
-    "pax": (
-        archive(lambda tar: tar.addfile(entry("models/" + "n" * 300), io.BytesIO(b"evil")), tarfile.PAX_FORMAT),
+    "pax-up": (
+        archive(
+            lambda tar: tar.addfile(entry(f"models/{'n' * 200}/../../evil"), io.BytesIO(b"evil")), tarfile.PAX_FORMAT
+        ),
+        IMAGE_LAYER,
+        "models",
+    ),
+    "pax-cut": (
+        archive(lambda tar: tar.addfile(entry("models/" + "n" * 200), io.BytesIO(b"evil")), tarfile.PAX_FORMAT)[:800],
         IMAGE_LAYER,
         "models",
     ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import pytest
 from jinja2.exceptions import SecurityError
 from transformers.utils import chat_template_utils
 
-from formats.code import MAX_CONFIG, MAX_VALUES, find_code
+from formats import template
+from formats.code import MAX_VALUES, find_code
+from formats.document import MAX_CONFIG
 from formats.findings import Finding
 from formats.template import CONVERSATIONS, MAX_TEMPLATE, Fault, judge
 from packer.sources import parse_source
+from registry.errors import PackerError
 from tests.parts import tiny
 
 GOOD_TEMPLATES = {
@@ -79,6 +84,45 @@ def test_a_model_without_code(safetensors_model: Path) -> None:
 
 def test_good_templates_pass_together() -> None:
     assert [verdict.fault for verdict in judge(list(GOOD_TEMPLATES.values()))] == [None] * len(GOOD_TEMPLATES)
+
+
+def test_the_environment_does_not_steer_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jinja2.py").write_text("raise SystemExit")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    test_good_templates_pass_together()
+
+
+def test_the_child_finds_its_modules_where_this_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter without the installed packages, as where the program is found by PYTHONPATH."""
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bare))
+    monkeypatch.chdir(tmp_path)
+    test_good_templates_pass_together()
+
+
+def test_a_child_that_does_not_start_is_no_fault_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(PackerError, match="did not start") as caught:
+        judge(["a"])
+    assert (caught.value.exit_code, caught.value.found) == (1, "exit 1")
+
+
+def test_a_limit_that_is_lower_already_does_not_lift_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is played here, since it lets the administrator, who may run this, raise every limit."""
+    set_to: dict[int, int] = {}
+
+    def refuse(kind: int, limits: tuple[int, int]) -> None:
+        if limits[1] > 1 and kind == resource.RLIMIT_CPU:
+            raise ValueError("not allowed to raise maximum limit")
+        set_to[kind] = limits[1]
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1, 1) if kind == resource.RLIMIT_CPU else (-1, -1))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    template._limit()
+    assert (set_to[resource.RLIMIT_CORE], set_to[resource.RLIMIT_CPU]) == (0, 1)
+    assert set_to[resource.RLIMIT_AS] > template._MEMORY
 
 
 @pytest.mark.parametrize("name", UNSAFE_TEMPLATES)

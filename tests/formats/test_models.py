@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_a_model_that_cannot_be_read(tmp_path: Path) -> None:
         parse_source(str(tmp_path)).fetch()
     judged = Judgement.failed(str(tmp_path), caught.value)
     assert [finding.rule.id for finding in judged.findings] == ["model-unreadable"]
+
+
+@pytest.mark.parametrize("rule", sorted((*make.GGUF, *make.ONNX)))
+def test_what_was_found_is_told_in_words(tmp_path: Path, rule: str) -> None:
+    make.write(rule, tmp_path)
+    for finding in examine(snapshot_of(tmp_path)).findings:
+        assert not any(re.search(r"\bb'|^\(", text) for text in (finding.expected, finding.found)), finding.to_json()
 
 
 @pytest.mark.parametrize("rule", sorted(make.EXAMPLES))

@@ -22,11 +22,15 @@ import picklescan.scanner
 import pytest
 import torch
 
+from formats.examine import examine
 from formats.findings import Finding
+from formats.onnx_wire import varint
 from formats.opcodes import MAX_OPCODES
 from formats.pickle import convertible, find_pickle, pickled_name
 from formats.snapshot import ModelFile
+from fuzz.subject import snapshot_of
 from registry.blob import FileBlob
+from tests.models import make
 from tests.parts.models import CACHE
 
 REAL = CACHE / "pickle"
@@ -316,3 +320,48 @@ def test_picklescan_agrees_on_torchscript() -> None:
     assert finding
     assert not dangerous
     assert f" and {len(theirs) - 4} more;" in finding.found
+
+
+APPENDED = {
+    "plain": (zipped(a=HARMLESS), "pickle-appended"),
+    "commented": (zipped(a=HARMLESS)[:-2] + struct.pack("<H", 60_000) + bytes(60_000), "pickle-appended"),
+    "followed": (zipped(a=HARMLESS) + bytes(1000), "pickle-appended"),
+    "encrypted": (zipped(a=HARMLESS).replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"), "pickle-appended"),
+    "attack": (zipped(a=ATTACK), "pickle-dangerous"),
+    "texts": (zipped(a=b"text"), ""),
+    "empty": (zipped(), ""),
+    "no-directory": (b"PK\5\6" + bytes(8) + b"\x04" + bytes(9), ""),
+}
+
+
+@pytest.mark.parametrize("kind", APPENDED)
+def test_an_archive_behind_something_else(tmp_path: Path, kind: str) -> None:
+    data, expected = APPENDED[kind]
+    finding = find(tmp_path, b"\x89PNG\r\n\x1a\n" + bytes(100_000) + data, "logo.png")
+    assert (finding.rule.id if finding else "") == expected
+    assert not finding or not convertible(finding)
+
+
+def test_an_archive_behind_a_model(tmp_path: Path) -> None:
+    good = tmp_path / "m.gguf"
+    data = make.LITTLE.content()
+    behind = {"nothing": b"", "padding": bytes(1), "texts": zipped(a=b"text"), "pickle": zipped(a=HARMLESS)}
+    found = {}
+    for kind, more in behind.items():
+        good.write_bytes(data.head + bytes(data.zeros) + more)
+        found[kind] = [finding.rule.id for finding in examine(snapshot_of(tmp_path)).findings]
+    assert found == {
+        "nothing": [],
+        "padding": ["gguf-trailing-bytes"],
+        "texts": ["gguf-trailing-bytes"],
+        "pickle": ["gguf-trailing-bytes", "pickle-appended"],
+    }
+
+
+def test_an_archive_in_an_unknown_field_of_an_onnx_model(tmp_path: Path) -> None:
+    archive = zipped(a=HARMLESS)
+    field = bytes(((900 << 3 | 2) & 0x7F | 0x80, (900 << 3 | 2) >> 7)) + varint(len(archive))
+    model = make.graph()["model.onnx"]
+    assert isinstance(model, bytes)
+    (tmp_path / "model.onnx").write_bytes(model + field + archive)
+    assert [finding.rule.id for finding in examine(snapshot_of(tmp_path)).findings] == ["pickle-appended"]

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import safetensors
 from onnx import TensorProto, helper
 
 from formats.checkpoint import Checkpoint
+from formats.examine import examine
 from packer.sources import parse_source
 from registry.errors import ModelError
 from tests.parts import tiny
@@ -146,6 +148,12 @@ def test_a_pickle_named_safetensors_is_called_a_pickle(tmp_path: Path) -> None:
         check(tiny.write_folder(tmp_path, {"model.safetensors": zipped("archive/data.pkl")}))
 
 
+@pytest.mark.parametrize("data", [b"<!DOCTYPE html>", safetensors_bytes('{"a": [}', b""), safetensors_bytes("", b"{}")])
+def test_what_was_found_is_told_in_words(tmp_path: Path, data: bytes) -> None:
+    (finding,) = examine(parse_source(str(tiny.write_folder(tmp_path, {"model.safetensors": data}))).fetch()).findings
+    assert not re.search(r"b'|\(\'", finding.found), finding.found
+
+
 PROSE = (
     "introduction\n\n1. y",
     "changelog\n\n1. first",
@@ -182,7 +190,7 @@ def test_missing_shard_without_an_index(tmp_path: Path) -> None:
 
 
 def test_config_that_is_no_json(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"config\.json: this is not JSON"):
+    with pytest.raises(ModelError, match=r"config\.json: this is no JSON object"):
         check(tiny.write_folder(tmp_path, {"model.safetensors": GOOD, "config.json": b"{bad"}))
 
 

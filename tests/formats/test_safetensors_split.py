@@ -206,14 +206,84 @@ def test_any_model_any_limit(
         assert path.stat().st_size <= limit or count == 1
 
 
-def test_the_index_of_a_variant_is_not_left_dangling(tmp_path: Path) -> None:
+def variant(folder: Path, index: str) -> Path:
+    """A variant in two shards with an index of this name."""
     names = [f"model.fp16-0000{at}-of-00002.safetensors" for at in (1, 2)]
     for at, name in enumerate(names):
-        (tmp_path / name).write_bytes(tiny.safetensors_bytes({f"t{at}": tiny.tensor(0, 8)}, bytes(8)))
+        (folder / name).write_bytes(tiny.safetensors_bytes({f"t{at}": tiny.tensor(0, 8)}, bytes(8)))
     places = {f"t{at}": name for at, name in enumerate(names)}
-    (tmp_path / "model.safetensors.index.fp16.json").write_text(json.dumps({"weight_map": places}))
+    (folder / index).write_text(json.dumps({"weight_map": places}))
+    return folder
+
+
+def test_a_variant_is_rewritten_with_its_index(tmp_path: Path) -> None:
+    source = variant(tmp_path, "model.safetensors.index.fp16.json")
+    assert [file.name for file in merge(check(source)).snapshot.files] == ["model.fp16.safetensors"]
+    split = shard(check(source), 90)
+    assert [file.name for file in split.snapshot.files] == [path.name for path in sorted(source.iterdir())]
+
+
+def test_an_index_that_is_not_rewritten_is_not_left_dangling(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be rewritten"):
+        merge(check(variant(tmp_path, "odd.index.json")))
+
+
+def test_an_index_whose_metadata_no_file_can_hold(tmp_path: Path) -> None:
+    source = tiny.write_folder(tmp_path, tiny.SHARDED)
+    index = json.loads(tiny.SHARDED[INDEX])
+    (source / INDEX).write_text(json.dumps({**index, "metadata": {"by": "\ud800"}}))
+    with pytest.raises(ModelError, match="no index of shards"):
+        shard(check(source), 100)
+
+
+@pytest.mark.parametrize("odd", [b"[]", b"{}", b'{"weight_map":{"a":[]}}', b"not JSON", b"\xff"])
+def test_an_index_of_something_else_is_in_nobodys_way(tmp_path: Path, odd: bytes) -> None:
+    source = tiny.write_folder(tmp_path, {**tiny.SHARDED, "faiss.index.json": odd})
+    assert [file.name for file in merge(check(source)).snapshot.files][1:] == ["faiss.index.json", "model.safetensors"]
+
+
+def test_two_indexes_that_share_a_file(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.safetensors").write_bytes(tiny.safetensors_bytes({name: tiny.tensor(0, 8)}, bytes(8)))
+    for stem, names in (("first", "ab"), ("second", "bc")):
+        places = {name: f"{name}.safetensors" for name in names}
+        (tmp_path / f"{stem}.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ModelError, match="another index names"):
         merge(check(tmp_path))
+
+
+def test_two_indexes_of_one_set(tmp_path: Path) -> None:
+    tiny.write_folder(tmp_path, tiny.SHARDED)
+    shutil.copy(tmp_path / INDEX, tmp_path / "model.safetensors.index.fp16.json")
+    with pytest.raises(ModelError, match="another index names a file of this one too") as caught:
+        merge(check(tmp_path))
+    assert "of two indexes of one model" in str(caught.value.hint)
+
+
+def test_metadata_that_makes_a_header_too_long(tmp_path: Path) -> None:
+    for at in range(5):
+        header = {"__metadata__": {str(at): "a" * (4_000_000)}, f"t{at}": tiny.tensor(0, 8)}
+        (tmp_path / f"model-0000{at + 1}-of-00005.safetensors").write_bytes(tiny.safetensors_bytes(header, bytes(8)))
+    with pytest.raises(ModelError, match="a longer header than one file may have") as caught:
+        merge(check(tmp_path))
+    assert "of them metadata, for 5 tensors" in str(caught.value.found)
+
+
+def test_shards_without_an_index_and_another_file_are_not_one_model(tmp_path: Path) -> None:
+    files = {name: data for name, data in tiny.SHARDED.items() if "index" not in name}
+    tiny.write_folder(tmp_path, {**files, "model.safetensors": tiny.GOOD})
+    with pytest.raises(ModelError, match="has the name that this one would get"):
+        merge(check(tmp_path))
+
+
+def test_more_tensors_than_one_file_may_have(tmp_path: Path) -> None:
+    for at in (1, 2):
+        entry = json.dumps(tiny.tensor(0, 0))
+        header = "{" + ",".join(f'"{name}":{entry}' for name in range(at * 50_000, (at + 1) * 50_000)) + "}"
+        (tmp_path / f"model-0000{at}-of-00002.safetensors").write_bytes(tiny.safetensors_bytes(header, b""))
+    with pytest.raises(ModelError, match="more tensors than one file may have") as caught:
+        merge(check(tmp_path))
+    assert (caught.value.subject, "100000 tensors" in str(caught.value.found)) == ("model.safetensors", True)
 
 
 def test_a_shard_of_many_small_tensors_keeps_the_limit(tmp_path: Path) -> None:

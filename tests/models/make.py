@@ -20,9 +20,11 @@ from typing import Any
 import numpy
 import onnx
 
+from formats.safetensors import MAX_TENSORS
 from fuzz import gguf
 from fuzz.mutant import Content, Mutant
 from fuzz.onnx import DATA, model, weight
+from tests.models import compressed
 from tests.parts.tiny import SHARDED, safetensors_bytes, tensor
 
 Files = Mapping[str, bytes | Content]
@@ -99,6 +101,31 @@ def adapter(shapes: dict[str, list[int]], **changed: Any) -> Files:
     return {"adapter_model.safetensors": weights(shapes), "adapter_config.json": config}
 
 
+def quantized(
+    kind: str, name: str, dtype: str | None = None, shape: tuple[int, ...] | None = None, **said: Any
+) -> Files:
+    """A llama in compressed-tensors in which a tensor of the first layer has another type or shape; `said` of how."""
+    tensors, name = compressed.tensors(kind, 2), f"model.layers.0.{name}"
+    old, values = tensors[name]
+    tensors[name] = (dtype or old, numpy.ones(values.shape if shape is None else shape))
+    return compressed.files(compressed.config(kind, 2, **said), tensors)
+
+
+def left(name: str, **said: Any) -> Files:
+    """A llama in compressed-tensors in which a module of the first layer is not quantized."""
+    tensors, name = compressed.tensors("dynamic", 2), f"model.layers.0.{name}.weight"
+    tensors[name] = ("BF16", numpy.ones(tensors[name][1].shape))
+    del tensors[f"{name}_scale"]
+    return compressed.files(compressed.config("dynamic", 2, **said), tensors)
+
+
+def embedded() -> Files:
+    """A llama in compressed-tensors whose embedding is quantized too."""
+    tensors, name = compressed.tensors("dynamic", 1), "model.embed_tokens.weight"
+    tensors |= {name: ("F8_E4M3", numpy.ones((8, 8))), f"{name}_scale": ("BF16", numpy.ones((8, 1)))}
+    return compressed.files(compressed.config("dynamic", 1), tensors)
+
+
 _UPS = ("layers.1.up.weight", "layers.2.up.weight")
 TIED: dict[str, list[int]] = {name: shape for name, shape in LLAMA.items() if name != "lm_head.weight"}
 QUANTIZED: dict[str, Any] = {"quantization_config": {"quant_method": "fp8"}, "tie_word_embeddings": True}
@@ -109,12 +136,19 @@ MODEL: dict[str, Callable[[], Files]] = {
     "model-index-missing": lambda: sharded(index=None),
     "model-index-json": lambda: sharded(index=b"[]"),
     "model-index-shard-missing": lambda: beside(INDEX, b'{"weight_map":{"a":"model.safetensors","b":"gone"}}'),
+    "model-index-outside": lambda: beside(INDEX, b'{"weight_map":{"a":"model.safetensors","b":"../x.safetensors"}}'),
+    "model-index-foreign-file": lambda: {
+        **beside(INDEX, b'{"weight_map":{"a":"model.safetensors","b":"README.md"}}'),
+        "README.md": b"# A model",
+    },
+    "model-index-unnamed-file": lambda: {**sharded(), "other.safetensors": weights({"c": [4]})},
     "model-index-wrong-shard": lambda: sharded(index=index({"a": "2", "b": "2"}, 16)),
     "model-index-extra-tensor": lambda: sharded(first=weights({"a": [3], "more": [1]})),
     "model-index-total-size": lambda: sharded(index=index({"a": "1", "b": "2"}, 31)),
     "model-shard-oversize": lambda: {"model.safetensors": weights({"a": [4], "large": [1024]})},
     "model-tensor-twice": lambda: sharded(second=weights({"b": [3], "a": [1]}), index=index({"a": "1", "b": "2"})),
     "model-config-json": lambda: beside("config.json", b"{"),
+    "model-config-names": lambda: configured({"vision.x.weight": [4], "model.norm.weight": [4]}),
     "model-config-layers": lambda: configured(LLAMA, num_hidden_layers=2),
     "model-config-layer-parts": lambda: configured(
         {**LLAMA, **{f"layers.{at}.down.weight": [4, 4] for at in (1, 2)}, **{name: [4, 4] for name in _UPS}},
@@ -124,11 +158,25 @@ MODEL: dict[str, Callable[[], Files]] = {
         {name: shape for name, shape in LLAMA.items() if "embed" not in name}
     ),
     "model-config-embedding": lambda: configured(LLAMA, vocab_size=9),
+    "model-config-value": lambda: configured(LLAMA, intermediate_size="4"),
+    "model-config-shape": lambda: configured({**LLAMA, "norm.weight": [5]}),
+    "model-config-layer-shapes": lambda: configured(
+        {f"layers.{at}.mlp.up.weight": [4, 4 if at else 8] for at in range(8)}, model_type="unknown"
+    ),
     "model-config-head-missing": lambda: configured(TIED),
     "model-config-quantization": lambda: configured(TIED, **QUANTIZED),
     "model-config-scale-missing": lambda: configured(TIED, "F8_E4M3", **QUANTIZED),
+    "model-config-weight-type": lambda: quantized("dynamic", "mlp.down_proj.weight", "F8_E5M2"),
+    "model-config-scale-shape": lambda: quantized("block", "mlp.down_proj.weight_scale", shape=(4, 2)),
+    "model-config-scale-type": lambda: quantized("int8", "mlp.down_proj.weight_scale", "I8"),
+    "model-config-ignored": lambda: quantized("dynamic", "mlp.down_proj.weight", ignore=["re:.*0.mlp.down"]),
+    "model-config-not-quantized": lambda: left("mlp.down_proj"),
+    "model-config-fused": lambda: left("mlp.up_proj", ignore=["model.layers.0.mlp.up_proj"]),
+    "model-config-embedding-quantized": embedded,
+    "model-config-dtype": lambda: configured(LLAMA, torch_dtype="bfloat16"),
     "model-config-undeclared": lambda: configured(TIED, "F8_E4M3", tie_word_embeddings=True),
     "model-adapter-config": lambda: adapter(PAIR, r=0),
+    "model-adapter-alone": lambda: {"adapter_model.safetensors": weights(PAIR)},
     "model-adapter-rank": lambda: adapter(PAIR, r=2, rank_pattern={"q": 3}),
     "model-adapter-pair": lambda: adapter({name: shape for name, shape in PAIR.items() if "_A" in name}),
     "model-adapter-targets": lambda: adapter(PAIR, target_modules=["q", "v"]),
@@ -141,7 +189,7 @@ MODEL: dict[str, Callable[[], Files]] = {
 
 def many_tensors() -> Files:
     """One tensor more than are read."""
-    entries = ",".join(f'"{at}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for at in range((1 << 16) + 1))
+    entries = ",".join(f'"{at}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for at in range(MAX_TENSORS + 1))
     return single(f"{{{entries}}}")
 
 
@@ -218,6 +266,8 @@ GGUF: dict[str, Callable[[], Files]] = {
     "gguf-missing-key": lambda: paired(without="llama.context_length"),
     "gguf-layers": lambda: paired(gguf.scalar("<", "llama.block_count", "I", 3)),
     "gguf-embedding": lambda: paired(gguf.scalar("<", "llama.embedding_length", "I", 64)),
+    "gguf-shape": lambda: paired(gguf.scalar("<", "llama.feed_forward_length", "I", 1)),
+    "gguf-trailing-bytes": lambda: {"model.gguf": Content(LITTLE.content().head, LITTLE.zeros + 32)},
     "gguf-tokenizer": lambda: paired(gguf.scalar("<", "tokenizer.ggml.bos_token_id", "I", 72)),
     "gguf-split": lambda: {"model-00001-of-00001.gguf": part(0, 2, len(LITTLE.tensors))},
 }
@@ -260,6 +310,7 @@ ONNX: dict[str, Callable[[], Files]] = {
     "onnx-external-path": lambda: graph(outside(f"../{DATA}")),
     "onnx-external-missing": lambda: graph(outside(DATA)),
     "onnx-external-range": lambda: graph(outside(DATA, offset="1", length="16"), **{DATA: bytes(16)}),
+    "onnx-opset": lambda: graph(lambda made: setattr(made.opset_import[0], "version", 99)),
     "onnx-foreign-operators": lambda: graph(lambda made: setattr(made.graph.node[0], "domain", "local")),
 }
 
@@ -305,6 +356,7 @@ PICKLE: dict[str, Callable[[], Files]] = {
     "pickle-by-content": lambda: beside("notes.txt", PLAIN),
     "pickle-dangerous": lambda: beside("model.pkl", pickle.dumps(Runs(eval, "1"))),
     "pickle-numpy-objects": lambda: beside("classes.npy", objects()),
+    "pickle-appended": lambda: beside("logo.png", b"\x89PNG\r\n\x1a\n" + zipped({"weights": PLAIN})),
     "pickle-torchscript": lambda: beside("model.ts", zipped(SCRIPT)),
     "pickle-partial": lambda: beside("model.dat", PLAIN[:-1] + b"\xff"),
     "pickle-unreadable": lambda: beside("models.zip", zipped({"inner.zip": zipped({"a": b""})})),
@@ -334,8 +386,8 @@ CODE: dict[str, Callable[[], Files]] = {
 EXAMPLES = {**MODEL, **SAFETENSORS, **GGUF, **ONNX, **PICKLE, **CODE}
 """Rule to what makes the files of its example."""
 
-NO_FILES = frozenset(("model-unreadable",))
-"""Rules about what is no content of a file: a link to nowhere, a name that no system takes."""
+NO_FILES = frozenset(("model-unreadable", "pickle-converted"))
+"""Rules about what is no content of a file: a link to nowhere, a name that no system takes, what a build did."""
 
 
 def write(rule: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -148,7 +149,7 @@ def test_build_files_that_are_wrong(model: Path, tmp_path: Path, text: str, said
         (["build", "{model}", "--to", "oci:out", "--platform", "linux/s390x"], 2, "--busybox linux/s390x=FILE"),
         (["build", "{model}", "--to", "oci:out", "--busybox", "linux/arm64=/bin/busybox"], 2, "linux/arm64"),
         (["build", "{model}", "--to", "oci:out", "--until", "ship"], 2, "'ship' is not one of"),
-        (["build", "{model}", "--to", "oci:out", "--include", "*.nope"], 3, "no file of this folder"),
+        (["build", "{model}", "--to", "oci:out", "--include", "*.nope"], 2, "no file matches --include"),
         (["build", "{model}", "--to", "127.0.0.1:9/a/b:c"], 5, "127.0.0.1:9 cannot be reached"),
         (["build", "{model}", "--to", "oci:/etc"], 2, "not an OCI layout"),
         (["build", "{model}/config.json", "--include", "x", "--to", "oci:out"], 2, "the files of a folder"),
@@ -207,10 +208,19 @@ def test_a_damaged_blob_in_a_layout_is_written_again(model: Path, tmp_path: Path
     assert digests(tmp_path / "pulled") == digests(model)
 
 
+def is_large_one_written(layout: Path) -> bool:
+    """Whether a blob of more than a megabyte is being written; a small one may be whole before it is looked at."""
+    for path in layout.glob("blobs/sha256/.partial-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size > 1 << 20:
+                return True
+    return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_nothing_that_looks_whole(tmp_path: Path, number: signal.Signals) -> None:
     model = tmp_path / "model.safetensors"
-    size = 2 << 30
+    size = 1 << 30
     model.write_bytes(tiny.safetensors_bytes({"a": tiny.tensor(0, size)}, b""))
     os.truncate(model, model.stat().st_size + size)
     out = tmp_path / "out"
@@ -218,7 +228,7 @@ def test_ctrl_c_leaves_nothing_that_looks_whole(tmp_path: Path, number: signal.S
     # a shell that runs the tests in the background makes its children ignore SIGINT
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
-    while not [path for path in out.glob("blobs/sha256/.partial-*") if path.stat().st_size > 1 << 20]:
+    while not is_large_one_written(out):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
@@ -228,7 +238,8 @@ def test_ctrl_c_leaves_nothing_that_looks_whole(tmp_path: Path, number: signal.S
     assert "no tag was moved" in stderr
     assert not (out / "index.json").exists()
     for path in (out / "blobs/sha256").iterdir():
-        assert digests(path.parent)[path.name] == path.name
+        # a disk that is slow to take a write can outlast the grace that an interruption gives
+        assert path.name.startswith(".partial-") or digests(path.parent)[path.name] == path.name
 
 
 def test_platforms_of_a_registry_base(model: Path, registry: Server, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from recipes.unpickle import VERSION
 from tests.parts import tiny
 from tests.parts.command import packer
 
@@ -68,6 +70,34 @@ def test_a_second_build_converts_nothing(tmp_path: Path, environment: dict[str, 
     assert (made.stat().st_mtime_ns, "nothing to upload" in said) == (before, True)
 
 
+def test_a_converted_file_that_another_version_made_is_not_taken(tmp_path: Path, environment: dict[str, str]) -> None:
+    model = tiny.write_folder(tmp_path / "m", {"config.json": CONFIG})
+    torch.save(state("ab"), model / "pytorch_model.bin")
+    digest = hashlib.sha256((model / "pytorch_model.bin").read_bytes()).hexdigest()
+    converted = tmp_path / "cache/converted"
+    tiny.write_folder(converted, {f"{digest}.safetensors": tiny.GOOD, f"{digest}-{VERSION - 1}.safetensors": tiny.GOOD})
+    build(model, env=environment)
+    assert (tmp_path / "pulled/model.safetensors").read_bytes() != tiny.GOOD
+    assert f"{digest}-{VERSION}.safetensors" in {path.name for path in converted.iterdir()}
+
+
+def test_a_converted_file_is_judged_like_any_other(tmp_path: Path, environment: dict[str, str]) -> None:
+    model = tiny.write_folder(tmp_path / "m", {"config.json": CONFIG})
+    torch.save(state("ab"), model / "pytorch_model.bin")
+    build(model, env=environment)
+    (made,) = (tmp_path / "cache/converted").iterdir()
+    os.truncate(made, made.stat().st_size - 1)
+    code, said = build(model, env=environment, check=False)
+    assert (code, "model.safetensors" in said) == (3, True)
+
+
+def test_a_small_pickle_that_would_become_gigabytes(tmp_path: Path, environment: dict[str, str]) -> None:
+    model = tiny.write_folder(tmp_path / "m", {"config.json": CONFIG})
+    torch.save({"a": torch.zeros(1).expand(1 << 40)}, model / "pytorch_model.bin")
+    code, said = build(model, env=environment, check=False)
+    assert (code, "grows beyond" in said, "tensor 'a'" in said, "Traceback" in said) == (3, True, True, False)
+
+
 def test_an_attack_is_refused_and_never_run(tmp_path: Path, environment: dict[str, str]) -> None:
     class Attack:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -100,3 +130,34 @@ def test_without_the_flag_it_is_refused_with_what_it_imports(tmp_path: Path) -> 
     done = packer("build", model, "--to", f"oci:{tmp_path}/out", check=False)
     assert (done.returncode, "torch._utils._rebuild_tensor_v2" in done.stderr) == (3, True)
     assert "pickle: convert" in done.stderr
+
+
+def test_the_index_of_a_variant_is_converted_too(tmp_path: Path, environment: dict[str, str]) -> None:
+    model = tiny.write_folder(tmp_path / "m", {"config.json": CONFIG})
+    name = "pytorch_model.fp16-00001-of-00001.bin"
+    torch.save(state("ab"), model / name)
+    (model / "pytorch_model.bin.index.fp16.json").write_text(json.dumps({"weight_map": dict.fromkeys("ab", name)}))
+    build(model, env=environment)
+    index = json.loads((tmp_path / "pulled/model.safetensors.index.fp16.json").read_text())
+    assert index["weight_map"] == dict.fromkeys("ab", "model.fp16-00001-of-00001.safetensors")
+    assert (tmp_path / "pulled/model.fp16-00001-of-00001.safetensors").exists()
+    assert not list((tmp_path / "pulled").glob("*.bin*"))
+
+
+def test_a_build_says_what_it_converted(tmp_path: Path, environment: dict[str, str]) -> None:
+    model = tiny.write_folder(tmp_path / "m", {"config.json": CONFIG})
+    torch.save(state("ab"), model / "pytorch_model.bin")
+    said = build(model, env=environment)[1]
+    assert "converted pytorch_model.bin -> model.safetensors" in said
+    assert "warning" not in said
+    told = packer(
+        "build", model, "--until", "validate", "--pickle", "convert", "--json", "--to", "oci:out", env=environment
+    )
+    lines = [json.loads(line) for line in told.stdout.splitlines()]
+    facts = next(line for line in lines if line["event"] == "finished" and line["stage"] == "validate")
+    (warning,) = facts["warnings"]
+    assert (warning["rule"], warning["found"], warning["file"]) == (
+        "pickle-converted",
+        "pytorch_model.bin",
+        "model.safetensors",
+    )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from packer.hub import choose
-from registry.errors import ModelError, UsageError
 from tests.parts import tiny
 from tests.parts.command import events, on_terminal, packer
-from tests.parts.hub import COMMIT, StrictHub, git_repository, olah, strict_hub
+from tests.parts.hub import COMMIT, StrictHub, git_repository, olah
 from tests.parts.models import digests
 
 FILES = {
@@ -28,12 +25,6 @@ FILES = {
 @pytest.fixture
 def hub() -> StrictHub:
     return StrictHub(dict(FILES))
-
-
-@pytest.fixture
-def environment(hub: StrictHub, tmp_path: Path) -> Iterator[dict[str, str]]:
-    with strict_hub(hub) as url:
-        yield {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "hf_secret"}
 
 
 def test_real_model_from_olah(gguf_model: Path, tmp_path: Path) -> None:
@@ -138,15 +129,3 @@ def test_only_pickles_are_refused_before_they_are_fetched(
     done = packer("build", "hf://acme/tiny", "--to", f"oci:{tmp_path}/out", env=environment, check=False)
     assert (done.returncode, "only pickles" in done.stderr) == (3, True)
     assert not any("resolve" in path for _, path, _ in hub.requests)
-
-
-def test_choice_of_files() -> None:
-    assert choose(["a.gguf", "a.onnx", "a.bin", "t.json"], (), "x") == ["a.gguf", "t.json"]
-    assert choose(["onnx/a.onnx", "a.h5", "t.json", ".x/a.gguf"], (), "x") == ["onnx/a.onnx", "t.json"]
-    assert choose(["a.gguf", "b.gguf", "t.json"], ("b*",), "x") == ["b.gguf"]
-    split = ["q-00001-of-00002.gguf", "q-00002-of-00002.gguf"]
-    assert choose(split, (), "x") == split
-    with pytest.raises(UsageError, match="several GGUF variants"):
-        choose(["a-q4.gguf", "a-q8.gguf"], (), "x")
-    with pytest.raises(ModelError, match="no weights"):
-        choose(["README.md"], (), "x")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import make
 from tests.parts import tiny
 from tests.parts.command import on_terminal, packer, release
 from tests.parts.models import digests
@@ -76,5 +77,19 @@ def test_bars_on_a_terminal(safetensors_model: Path, tmp_path: Path, arguments: 
     words = [word.format(model=safetensors_model, out=tmp_path / "out") for word in arguments]
     shown = on_terminal(*words)
     assert b"260.0" in shown or b"261.9" in shown
-    assert b"MB/s" in shown
+    assert b"B/s" in shown
     assert b"\x1b[?25h" in shown  # the cursor is back
+
+
+def test_tensors_inside_onnx_models_have_sizes_and_files(tmp_path: Path) -> None:
+    for name in ("a", "bb"):
+        make.write("onnx-foreign-operators", tmp_path)
+        (tmp_path / "model.onnx").rename(tmp_path / f"{name}.onnx")
+    shown = json.loads(packer("inspect", tmp_path, "--tensors", "--json").stdout)
+    assert [(tensor["bytes"], tensor["offset"]) for tensor in shown["tensors"]] == [(16, None)] * 2
+    lines = packer("inspect", tmp_path, "--tensors").stdout.splitlines()[-2:]
+    assert [line.split() for line in lines] == [
+        ["16", "B", "FLOAT", "[4]", f"{name}.onnx", "w"] for name in ("a", "bb")
+    ]
+    (tmp_path / "a.onnx").unlink()
+    assert packer("inspect", tmp_path, "--tensors").stdout.splitlines()[-1].split() == ["16", "B", "FLOAT", "[4]", "w"]

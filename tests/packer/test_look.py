@@ -14,11 +14,12 @@ from bench import headers
 from formats.examine import examine
 from packer.look import look
 from registry import ranged
+from registry.access import Access
 from registry.errors import ResponseError
 from registry.ranged import Answer, RangedBlob
 from tests.parts import tiny
 from tests.parts.command import packer
-from tests.parts.hub import StrictHub, git_repository, olah, strict_hub
+from tests.parts.hub import StrictHub, git_repository, olah
 from tests.parts.proxy import Wire, counting_proxy
 from tests.parts.servers import Server
 
@@ -46,15 +47,20 @@ def shards(folder: Path, count: int = 200, size: int = 1 << 20) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", ["v1", "v1-modelpack", "raw-modelpack"])
-def test_200_shards_in_a_registry_cost_some_megabytes(tmp_path: Path, registry: Server, wire: Wire, form: str) -> None:
-    model = shards(tmp_path / "m")
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, registry: Server) -> Path:
+    """A model of 200 shards, which the registry has too."""
+    model = shards(tmp_path_factory.mktemp("many") / "m")
     push(model, f"{registry.address}/many:v1", "--base", "none")
     push(model, f"{registry.address}/many:raw", "--base", "none", "--modelpack", "raw")
-    wire.reset()
-    report = examine(look(f"{wire.address}/many:{form}"))
+    return model
+
+
+@pytest.mark.parametrize("form", ["v1", "v1-modelpack", "raw-modelpack"])
+def test_200_shards_in_a_registry_cost_some_megabytes(many: Path, wire: Wire, form: str) -> None:
+    report = examine(look(f"{wire.address}/many:{form}", (), Access()))
     assert report.ok and len(report.tensors) == 200
-    local = examine(look(str(model)))
+    local = examine(look(str(many), (), Access()))
     assert {(t.name, t.dtype, t.shape, t.file) for t in report.tensors} == {
         (t.name, t.dtype, t.shape, t.file) for t in local.tensors
     }
@@ -107,12 +113,6 @@ HUB = {
 @pytest.fixture
 def hub() -> StrictHub:
     return StrictHub(dict(HUB))
-
-
-@pytest.fixture
-def environment(hub: StrictHub, tmp_path: Path) -> Iterator[dict[str, str]]:
-    with strict_hub(hub) as url:
-        yield {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "hf_secret"}
 
 
 def test_the_hub_in_ranges_and_nothing_in_its_cache(
@@ -223,7 +223,7 @@ def test_many_headers_of_a_large_model(tmp_path: Path, registry: Server, wire: W
     model = headers.checkpoint(tmp_path / "m")
     push(model, f"{registry.address}/huge:v1", "--base", "none", "--modelpack", "none")
     wire.reset()
-    report = examine(look(f"{wire.address}/huge:v1"))
+    report = examine(look(f"{wire.address}/huge:v1", (), Access()))
     assert report.ok and len(report.tensors) == 100_000
     assert wire.bytes_down < 64 << 20
 

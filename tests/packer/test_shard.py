@@ -112,6 +112,27 @@ def test_a_wrong_model_is_not_sharded(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
+def test_a_size_that_lacks_its_unit(gguf_model: Path, tmp_path: Path) -> None:
+    done = packer("shard", gguf_model, tmp_path / "o", "--max-size", "10", check=False)
+    assert (done.returncode, "10GiB" in done.stderr, (tmp_path / "o").exists()) == (2, True, False)
+    done = packer("shard", gguf_model, tmp_path / "o", "--max-size", "999999", check=False)
+    assert (done.returncode, "give a larger size" in done.stderr) == (2, True)
+
+
+def test_the_target_is_looked_at_before_the_model(tmp_path: Path) -> None:
+    tiny.write_folder(tmp_path / "m", {"model.safetensors": tiny.GOOD[:-1], "config.json": b"{}"})
+    tiny.write_folder(
+        tmp_path / "o", {"config.json": b"{}", f"{STAGING}/a": b"", "model-00001-of-00002.safetensors": b""}
+    )
+    for command in (("shard", "--max-size", "1GB"), ("merge",)):
+        done = packer(command[0], "m", "o", *command[1:], cwd=tmp_path, check=False)
+        assert (done.returncode, "safetensors-truncated" in done.stderr) == (3, True)
+        (tmp_path / "o/mine.txt").write_bytes(b"precious")
+        done = packer(command[0], "m", "o", *command[1:], cwd=tmp_path, check=False)
+        assert (done.returncode, "mine.txt" in done.stderr) == (2, True)
+        (tmp_path / "o/mine.txt").unlink()
+
+
 def test_as_a_stage_of_a_build_it_gives_the_same_files(safetensors_model: Path, tmp_path: Path) -> None:
     (tmp_path / "packer.yaml").write_text(
         f"source: {safetensors_model}\nshard: {{max_size: 60MB}}\npublish: {{to: 'oci:out:v1', base: none}}\n"

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from math import nan
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from formats.findings import RejectedError
+from packer.sources import parse_source
+from packer.validate import Policy, validate
+from tests.models import compressed
 from tests.parts import tiny
 from tests.parts.command import ROOT, packer
 from tests.parts.tiny import GOOD, GOOD_GGUF
@@ -50,7 +56,9 @@ def test_many_paths_are_judged_one_by_one(tmp_path: Path) -> None:
 def test_exit_codes(tmp_path: Path) -> None:
     good = tiny.write_folder(tmp_path / "good", {"model.safetensors": GOOD})
     bad = tiny.write_folder(tmp_path / "bad", {"model.safetensors": GOOD[:-1]})
-    assert lines(good) == (0, [{"path": str(good), "ok": True, "format": "safetensors", "findings": []}])
+    code, judged = lines(good)
+    assert (code, judged[0].pop("model")["tensor_count"]) == (0, 2)
+    assert judged[0] == {"path": str(good), "ok": True, "format": "safetensors", "findings": []}
     assert lines(good, good)[0] == 0
     assert lines(good, bad)[0] == 3
     assert lines(tmp_path / "nowhere")[0] == 2
@@ -181,3 +189,147 @@ def test_part_of_a_folder(tmp_path: Path) -> None:
 def test_what_interrupted_downloads_leave_is_named(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(data)
     assert said in lines(tmp_path)[1][0]["findings"][0]["found"]
+
+
+def test_a_program_learns_what_people_are_shown(tmp_path: Path) -> None:
+    tiny.write_folder(tmp_path, {**tiny.SHARDED, "README.md": b"---\nlicense: mit\n---\n"})
+    model = lines(tmp_path)[1][0]["model"]
+    assert model == {
+        "format": "safetensors",
+        "architecture": "TinyForCausalLM",
+        "family": "tiny",
+        "licence": "mit",
+        "parameters": 6,
+        "dtypes": {"F32": 6},
+        "tensor_count": 2,
+        "files": 5,
+        "bytes": sum(path.stat().st_size for path in tmp_path.iterdir()),
+    }
+    assert "2 tensors, 6 parameters (F32), 5 files, " in packer("validate", tmp_path).stdout
+
+
+def test_one_is_no_plural(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    shown = packer("validate", tmp_path, "--deep").stdout
+    assert "1 tensor, 1 parameter (F32), 1 file, " in shown
+    assert "1 value read: 0 NaN, 0 Inf, 0 tensors" in shown
+
+
+def test_values_of_copies_are_said_to_be_of_copies(tmp_path: Path) -> None:
+    for variant in ("", ".fp16"):
+        save_file({"a": torch.ones(5)}, tmp_path / f"model{variant}.safetensors")
+    shown = packer("validate", tmp_path, "--deep").stdout
+    assert "5 parameters" in shown
+    assert "10 values read, copies and other formats included: 0 NaN" in shown
+
+
+@pytest.mark.parametrize("path", ["w/nonexist", "nonexist", "modle.safetensors", "models/My-Model"])
+def test_a_path_that_is_mistyped(path: str) -> None:
+    code, (said,) = lines(path)
+    assert (code, said["error"]["what"]) == (2, "there is no such file or folder, and this is no reference")
+    assert "HOST[:PORT]/REPO" in said["error"]["hint"] and "hf://" in said["error"]["hint"]
+
+
+def test_a_reference_that_is_mistyped_is_told_as_one() -> None:
+    assert lines("registry.example.com/Models/a:b")[1][0]["error"]["what"] == "this is not a reference"
+
+
+@pytest.mark.parametrize("where", ["folder", "layout"])
+def test_globs_that_match_nothing(tmp_path: Path, where: str) -> None:
+    model = tiny.write_folder(tmp_path / "m", {"model.safetensors": GOOD, **{f"{at:02}.txt": b"" for at in range(9)}})
+    packer("build", model, "--to", f"oci:{tmp_path}/out", "--base", "none")
+    code, (said,) = lines(model if where == "folder" else f"oci:{tmp_path}/out", "--include", "*.nope")
+    assert (code, said["error"]["what"], said["error"]["expected"]) == (2, "no file matches --include", "*.nope")
+    assert said["error"]["found"] == "".join(f"{at:02}.txt, " for at in range(7)) + "07.txt and 2 more"
+
+
+def test_what_a_killed_run_left_is_said_to_be_that(tmp_path: Path) -> None:
+    tiny.write_folder(tmp_path, {"model.safetensors": GOOD, ".packer-staging/a": b""})
+    code, (said,) = lines(tmp_path)
+    assert (code, said["findings"][0]["rule"]) == (3, "model-unreadable")
+    assert "an unfinished run of packer shard, merge, quantize or pull: run it again" in said["findings"][0]["found"]
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json"])
+def test_a_part_of_a_model(tmp_path: Path, name: str) -> None:
+    model = tiny.write_folder(tmp_path, tiny.SHARDED)
+    code, (said,) = lines(model / name)
+    assert (code, said["error"]["what"], said["findings"]) == (2, "this file is a part of a model", [])
+    assert said["error"]["hint"] == f"give the folder: {tmp_path}"
+
+
+def test_a_shard_that_is_all_of_a_model(tmp_path: Path) -> None:
+    model = tiny.write_folder(tmp_path, {"model-00001-of-00001.safetensors": GOOD})
+    assert lines(model / "model-00001-of-00001.safetensors")[0] == 0
+
+
+QUANTIZED = "model.layers.1.mlp.up_proj.weight_scale"
+
+
+def quantized(folder: Path, value: float, kind: str = "int8") -> Path:
+    """A model in compressed-tensors; a value is in one of its scales."""
+    tensors = compressed.tensors(kind)
+    dtype, values = tensors[QUANTIZED]
+    values.flat[0] = value
+    tensors[QUANTIZED] = (dtype, values)
+    return tiny.write_folder(folder, compressed.files(compressed.config(kind), tensors))
+
+
+@pytest.mark.parametrize("kind", ["int8", "static", "packed"])
+def test_a_quantized_model(tmp_path: Path, kind: str) -> None:
+    model = quantized(tmp_path / "m", 2e-3, kind)
+    code, said = lines(model)
+    assert (code, said[0]["findings"], said[0].get("values")) == (0, [], None)
+    assert not validate(parse_source(str(model)).fetch(), Policy()).findings
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        (nan, "values-nan"),
+        (0.0, "values-scale-zero"),
+        (-1.0, "values-scale-sign"),
+        (2.0, "values-scale-outlier"),
+        (0.3, "values-scale-apart"),
+    ],
+)
+def test_a_wrong_scale_is_found_without_deep(tmp_path: Path, value: float, rule: str) -> None:
+    """By the command on a folder and on a layout, by the stage of a build, and with --deep once."""
+    model = quantized(tmp_path / "m", value)
+    refused = rule != "values-scale-apart"
+    for options in ([], ["--deep"]):
+        code, said = lines(model, *options)
+        assert (code, [(one["rule"], one["tensor"]) for one in said[0]["findings"]]) == (
+            3 * refused,
+            [(rule, QUANTIZED)],
+        )
+    built = packer("build", model, "--to", f"oci:{tmp_path}/out", "--base", "none", check=False)
+    assert (built.returncode, rule in built.stderr) == (3 * refused, True)
+    if refused:
+        with pytest.raises(RejectedError) as caught:
+            validate(parse_source(str(model)).fetch(), Policy())
+        assert [finding.rule.id for finding in caught.value.findings] == [rule]
+    else:
+        assert [one["rule"] for one in lines(f"oci:{tmp_path}/out")[1][0]["findings"]] == [rule]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "shape", "dtype", "rule"),
+    [
+        ("int8", "weight_scale", (8, 2), "BF16", "model-config-scale-shape"),
+        ("static", "input_scale", None, "", "model-config-scale-missing"),
+        ("dynamic", "weight", (16, 8), "I8", "model-config-weight-type"),
+    ],
+)
+def test_what_the_headers_of_a_quantized_model_tell(
+    tmp_path: Path, kind: str, name: str, shape: tuple[int, ...] | None, dtype: str, rule: str
+) -> None:
+    tensors, name = compressed.tensors(kind), f"model.layers.1.mlp.up_proj.{name}"
+    del tensors[name]
+    if shape:
+        tensors[name] = (dtype, numpy.ones(shape))
+    model = tiny.write_folder(tmp_path, compressed.files(compressed.config(kind), tensors))
+    assert rule in {finding["rule"] for finding in lines(model)[1][0]["findings"]}
+    with pytest.raises(RejectedError) as caught:
+        validate(parse_source(str(model)).fetch(), Policy())
+    assert rule in {finding.rule.id for finding in caught.value.findings}

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests.parts.command import ROOT, run
-from tests.parts.servers import Server, free_port, serving
+from tests.parts.servers import Server, reserved_port, serving
 
 COMMIT = "5" * 40
 
@@ -53,12 +53,13 @@ allow = true
 @contextlib.contextmanager
 def olah(folder: Path) -> Iterator[Server]:
     """olah, serving the repositories below `folder`/mirror/models."""
-    port = free_port()
     config = folder / "olah.toml"
-    config.write_text(_OLAH.format(port=port, folder=folder))
     program = ROOT / ".cache/clients/olah/bin/olah-cli"
-    with serving([program, "-c", config], f"127.0.0.1:{port}", "/", folder / "log", {"HOME": str(folder)}) as server:
-        yield server
+    with reserved_port() as port:
+        config.write_text(_OLAH.format(port=port, folder=folder))
+        home = {"HOME": str(folder)}
+        with serving([program, "-c", config], f"127.0.0.1:{port}", "/", folder / "log", home) as server:
+            yield server
 
 
 def git_repository(folder: Path, files: Mapping[str, Path]) -> str:
@@ -86,18 +87,26 @@ def git_repository(folder: Path, files: Mapping[str, Path]) -> str:
 class StrictHub:
     """One repository, `acme/tiny`, of files in memory; `gated` ones refuse, `lies` replaces bytes that are sent.
 
-    Without `ranges` it ignores Range, with a `shift` it answers another; `sent` counts the bytes of each file.
+    It is one of `models` or of `datasets`. Without `ranges` it ignores Range, with a `shift` it answers another; `sent`
+    counts the bytes of each file. `instead` holds other answers, status, headers and body, by a part of the path that
+    is asked for.
     """
 
     files: dict[str, bytes]
+    kind: str = "models"
     gated: bool = False
     lies: dict[str, bytes] = field(default_factory=dict)
+    instead: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     cdn: str = ""
     ranges: bool = True
     shift: int = 0
     sent: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+
+    def place(self) -> str:
+        """Where its files are, as a path."""
+        return "/acme/tiny" if self.kind == "models" else f"/{self.kind}/acme/tiny"
 
     def tree(self) -> list[dict[str, Any]]:
         """What the Hub tells about its files."""
@@ -107,7 +116,7 @@ class StrictHub:
     def _entry(name: str, data: bytes) -> dict[str, Any]:
         blob = hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest()
         entry: dict[str, Any] = {"type": "file", "oid": blob, "size": len(data), "path": name}
-        if name.endswith((".safetensors", ".gguf")):
+        if name.endswith((".safetensors", ".gguf", ".parquet")):
             digest = hashlib.sha256(data).hexdigest()
             entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
         return entry
@@ -132,9 +141,12 @@ def strict_hub(hub: StrictHub) -> Iterator[str]:
         def _answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append((self.command, path, dict(self.headers)))
-            if path.startswith("/cdn/"):
+            if other := next((answer for part, answer in hub.instead.items() if part in path), None):
+                status, headers, body = other
+                self._send(status, body, headers)
+            elif path.startswith("/cdn/"):
                 self._content(path.removeprefix("/cdn/"))
-            elif not path.startswith(("/api/models/acme/tiny/", "/acme/tiny/resolve/")):
+            elif not path.startswith((f"/api/{hub.kind}/acme/tiny/", f"{hub.place()}/resolve/")):
                 self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
             elif hub.gated:
                 self._send(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask for access"})
@@ -143,8 +155,8 @@ def strict_hub(hub: StrictHub) -> Iterator[str]:
                 self._json({"id": "acme/tiny", "sha": COMMIT, "siblings": siblings})
             elif "/tree/" in path:
                 self._json(hub.tree())
-            elif path.startswith(f"/acme/tiny/resolve/{COMMIT}/"):
-                self._resolve(path.removeprefix(f"/acme/tiny/resolve/{COMMIT}/"))
+            elif path.startswith(f"{hub.place()}/resolve/{COMMIT}/"):
+                self._resolve(path.removeprefix(f"{hub.place()}/resolve/{COMMIT}/"))
             else:
                 self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
 
@@ -186,10 +198,11 @@ def strict_hub(hub: StrictHub) -> Iterator[str]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
+    # another host, since the client follows redirects to other ports of one
+    servers = [ThreadingHTTPServer((host, 0), Handler) for host in ("127.0.0.1", "127.0.0.2")]
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    hub.cdn = f"http://127.0.0.1:{servers[1].server_port}"
+    hub.cdn = f"http://127.0.0.2:{servers[1].server_port}"
     try:
         yield f"http://127.0.0.1:{servers[0].server_port}"
     finally:

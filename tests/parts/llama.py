@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from tests.parts.command import ROOT, run
@@ -21,10 +22,28 @@ def generate(model: Path, prompt: str, tokens: int = 16) -> str:
     return _tool("llama-completion", "--model", model, "--prompt", prompt, *size, *quiet)
 
 
+def quantize(*arguments: str | Path) -> str:
+    """Run `llama-quantize`, with absolute paths."""
+    return _tool("llama-quantize", *arguments)
+
+
+def program(name: str, folder: Path) -> Path:
+    """A program of that name in `folder`, to be found on PATH: the shell that starts it becomes the tool."""
+    backends, command = _command(name)
+    path = folder / name
+    path.write_text(f'#!/bin/sh\ncd {shlex.quote(str(backends))} && exec {shlex.join(map(str, command))} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
 def _tool(name: str, *arguments: str | Path) -> str:
-    """Run a tool with the loader and the libraries that came with it, in the folder where it finds its backends."""
+    backends, command = _command(name)
+    return run(*command, *arguments, cwd=backends).stdout
+
+
+def _command(name: str) -> tuple[Path, list[str | Path]]:
+    """The folder where a tool finds its backends, and how to start it: with the loader and libraries it came with."""
     backends = next(FOLDER.glob("usr/lib/*/ggml/backends*"))
     libraries = backends.parents[1]
     loader = next(libraries.glob("ld-linux*.so*"))
-    path = f"{libraries}:{libraries / 'llama'}"
-    return run(loader, "--library-path", path, FOLDER / "usr/bin" / name, *arguments, cwd=backends).stdout
+    return backends, [loader, "--library-path", f"{libraries}:{libraries / 'llama'}", FOLDER / "usr/bin" / name]

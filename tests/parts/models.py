@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import sys
 from pathlib import Path
@@ -34,11 +35,18 @@ def safetensors() -> Path:
     """The folder with the same model as safetensors, dequantized by transformers; about 40 s the first time."""
     folder = CACHE / "smollm2-safetensors"
     if not folder.exists():
-        scratch = folder.with_suffix(".partial")
-        run(sys.executable, "-c", _DEQUANTIZE, gguf(), scratch, timeout=500)
-        (scratch / "README.md").write_text("---\nlicense: apache-2.0\n---\nSmolLM2-135M-Instruct, from its GGUF.\n")
-        scratch.rename(folder)
+        with folder.with_suffix(".lock").open("w") as lock:  # several processes may collect the tests at once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                _dequantize(folder)
     return folder
+
+
+def _dequantize(folder: Path) -> None:
+    scratch = folder.with_suffix(".partial")
+    run(sys.executable, "-c", _DEQUANTIZE, gguf(), scratch, timeout=500)
+    (scratch / "README.md").write_text("---\nlicense: apache-2.0\n---\nSmolLM2-135M-Instruct, from its GGUF.\n")
+    scratch.rename(folder)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ def parse_hashes(text: str) -> dict[str, str]:
 
 
 class Podman:
-    """A podman whose images and containers are below one folder."""
+    """A podman whose images and containers are below one folder; podman refuses a path of more than 50 characters."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -22,11 +22,16 @@ class Server:
     log: Path
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port on loopback that the system gives to nobody else in the block; a server that is told it can have it.
+
+    Servers set SO_REUSEADDR, and so does what holds the port for them: Linux lets both have it while one alone listens.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -66,14 +71,15 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextlib.contextmanager
-def docker_registry(folder: Path, more: str = "") -> Iterator[Server]:
-    """Debian's docker-registry with its storage in `folder`, and `more` lines of configuration."""
+def docker_registry(folder: Path, more: str = "", http: str = "") -> Iterator[Server]:
+    """Debian's docker-registry with its storage in `folder`, `more` lines of configuration, more pairs under `http`."""
     folder.mkdir(parents=True, exist_ok=True)
-    address = f"127.0.0.1:{free_port()}"
     config = folder / "config.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
-        f"http: {{addr: '{address}'}}\n{more}\n"
-    )
-    with serving(["docker-registry", "serve", config], address, "/v2/", folder / "log") as server:
-        yield server
+    with reserved_port() as port:
+        address = f"127.0.0.1:{port}"
+        config.write_text(
+            f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+            f"http: {{addr: '{address}', {http}}}\n{more}\n"
+        )
+        with serving(["docker-registry", "serve", config], address, "/v2/", folder / "log") as server:
+            yield server

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import codecs
+import json
 import os
 import pickle
 import stat
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -17,7 +21,8 @@ import torch
 from safetensors.torch import load_file
 
 from formats.findings import RejectedError
-from recipes.unpickle import Converted, convert
+from formats.safetensors import MAX_HEADER
+from recipes.unpickle import _ENVIRONMENT, SMALL, Converted, convert, most_bytes
 from registry.errors import ModelError, SpaceError, UsageError
 from tests.parts.models import CACHE
 
@@ -39,6 +44,13 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return tensor.dtype, tensor.shape, tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
 
     return {key: bits(value) for key, value in one.items()} == {key: bits(value) for key, value in other.items()}
+
+
+def compressed(source: Path, target: Path) -> None:
+    """The same archive with its members deflated."""
+    with zipfile.ZipFile(source) as stored, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in stored.namelist():
+            archive.writestr(name, stored.read(name))
 
 
 def left_over(folder: Path) -> list[str]:
@@ -80,13 +92,100 @@ def test_tensors_of_every_kind(tmp_path: Path, modern: bool) -> None:
 def test_an_archive_that_was_compressed_again(tmp_path: Path) -> None:
     tensors = {"a": torch.zeros(10_000)}
     torch.save(tensors, tmp_path / "stored.pt")
-    with (
-        zipfile.ZipFile(tmp_path / "stored.pt") as stored,
-        zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive,
-    ):
-        for name in stored.namelist():
-            archive.writestr(name, stored.read(name))
+    compressed(tmp_path / "stored.pt", tmp_path / "a.pt")
     convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert same(load_file(tmp_path / "a.safetensors"), tensors)
+
+
+BOMBS = {
+    "expanded": ({"a": torch.zeros(1).expand(1 << 30)}, "4 bytes, as are stored", f"{4 << 30} bytes of tensor 'a'"),
+    "overflow": ({"a": torch.zeros(1).expand(1 << 62)}, "4 bytes, as are stored", f"{4 << 62} bytes of tensor 'a'"),
+    "overlapping": (
+        {"a": torch.zeros(300_000).as_strided((200_000, 100_000), (1, 1))},
+        "1200000 bytes",
+        f"{4 * 200_000 * 100_000} bytes of tensor 'a'",
+    ),
+    "parameter": ({"a": torch.nn.Parameter(torch.zeros(1)[:, None].expand(1, 1 << 30))}, "4 bytes", "tensor 'a'"),
+    "many-names": (
+        dict.fromkeys(map(str, range(100)), torch.zeros(1 << 18)),
+        f"at most {SMALL} bytes of tensors",
+        f"{SMALL + (1 << 20)} bytes up to tensor '16'",
+    ),
+}
+
+
+@pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_file_that_would_grow_is_refused(tmp_path: Path, kind: str, modern: bool) -> None:
+    value, expected, found = BOMBS[kind]
+    torch.save(value, tmp_path / "a.pt", _use_new_zipfile_serialization=modern)
+    with pytest.raises(ModelError, match="grows beyond") as caught:
+        convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert expected in str(caught.value.expected)
+    assert found in str(caught.value.found)
+    assert (caught.value.subject, caught.value.exit_code, "--include" in caught.value.hint) == ("a.pt", 3, True)
+    assert left_over(tmp_path) == ["a.pt"]
+
+
+def test_an_archive_that_inflates_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(SMALL // 4)}, tmp_path / "stored.pt")
+    compressed(tmp_path / "stored.pt", tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").stat().st_size < 100_000
+    with pytest.raises(ModelError, match="grows beyond") as caught:
+        convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert caught.value.expected == f"at most {SMALL} bytes unpacked"
+    assert left_over(tmp_path) == ["a.pt", "stored.pt"]
+
+
+def test_a_pickle_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    """Text that is twice as long as the text before it, thirty-two times."""
+    doubled: Any = b"a"
+    for _ in range(32):
+        doubled = Attack(codecs.encode, doubled, "hex")
+    torch.save({"a": torch.zeros(1), "b": doubled}, tmp_path / "a.pt")
+    with pytest.raises(ModelError, match="grows beyond") as caught:
+        convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert "bytes of memory" in str(caught.value.expected)
+    assert left_over(tmp_path) == ["a.pt"]
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
+def test_what_is_written_is_bounded_whatever_was_counted(tmp_path: Path, more: int, fits: bool) -> None:
+    program = (
+        "import sys; from recipes.unpickle import _limit; _limit(int(sys.argv[1]), 60);"
+        "open(sys.argv[2], 'wb').truncate(int(sys.argv[3]))"
+    )
+    sizes = str(SMALL), str(tmp_path / "a"), str(SMALL + MAX_HEADER + more)
+    done = subprocess.run([sys.executable, "-c", program, *sizes], capture_output=True, check=False)
+    assert (done.returncode == 0, b"File too large" in done.stderr) == (fits, not fits)
+
+
+@pytest.mark.parametrize("lower", ["CPU", "FSIZE", "DATA"])
+def test_a_limit_that_is_lower_already_drops_no_other(lower: str) -> None:
+    """The bounds of a process that was given a lower one before."""
+    program = (
+        "import json, resource, sys; from recipes.unpickle import _limit;"
+        f"given = 50 if {lower!r} == 'CPU' else 2 << 30 if {lower!r} == 'DATA' else 50 << 20;"
+        f"resource.setrlimit(resource.RLIMIT_{lower}, (given, given)); memory = _limit(1 << 30, 3600);"
+        "kinds = resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_DATA;"
+        "print(json.dumps([memory, given, *(resource.getrlimit(kind)[1] for kind in kinds)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    memory, given, core, cpu, size, data = json.loads(done.stdout)
+    assert core == 0
+    assert cpu == (given if lower == "CPU" else 3600)
+    assert size == (given if lower == "FSIZE" else (1 << 30) + MAX_HEADER)
+    assert (memory, data) == (0, given) if lower == "DATA" else memory == data > 3 << 30
+
+
+def test_weights_that_are_tied_stay_within_the_bound(tmp_path: Path) -> None:
+    """As in T5: one embedding under four names, more than half of the model."""
+    embedding = torch.randn(6, 1 << 20)
+    names = ("shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
+    tensors = {**dict.fromkeys(names, embedding), "layer": torch.randn(1 << 20)}
+    torch.save(tensors, tmp_path / "a.pt")
+    assert sum(tensor.nbytes for tensor in tensors.values()) < most_bytes((tmp_path / "a.pt").stat().st_size)
+    assert convert(tmp_path / "a.pt", tmp_path / "a.safetensors").tensors == len(tensors)
     assert same(load_file(tmp_path / "a.safetensors"), tensors)
 
 
@@ -157,7 +256,7 @@ def weights(tmp_path: Path) -> Path:
 def library(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
     """A torch of our own in place of the real one, in the child alone."""
     (folder / "torch.py").write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setitem(_ENVIRONMENT, "PYTHONPATH", str(folder))
 
 
 def test_without_torch(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,18 +292,34 @@ def test_a_disk_that_is_too_full(tmp_path: Path) -> None:
         convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
 
 
-def test_the_child_has_no_credentials_and_no_current_folder(
+def test_the_child_has_nothing_of_the_environment_and_no_current_folder(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("HF_TOKEN", "MY_SECRET", "db_password", "AWS_ACCESS_KEY_ID"):
+    for name in ("HF_TOKEN", "DATABASE_URL", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
         monkeypatch.setenv(name, "hunter2")
-    library(monkeypatch, tmp_path, "import os; raise SystemExit(repr(dict(os.environ)))")
-    with pytest.raises(ModelError) as caught:
-        convert(weights, tmp_path / "a.safetensors")
-    assert "hunter2" not in str(caught.value)
-    monkeypatch.delenv("PYTHONPATH")
+    with monkeypatch.context() as patched:
+        library(patched, tmp_path, "import os; raise SystemExit(repr(sorted(os.environ)))")
+        with pytest.raises(ModelError) as caught:
+            convert(weights, tmp_path / "a.safetensors")
+    # Python sets LC_CTYPE itself where no locale is given
+    assert set(ast.literal_eval(str(caught.value.found))) - {"LC_CTYPE"} == {"OMP_NUM_THREADS", "PATH", "PYTHONPATH"}
     monkeypatch.chdir(tmp_path)
     assert convert(weights, tmp_path / "a.safetensors").tensors == 1
+
+
+def test_a_name_is_given_when_the_bytes_are_on_the_disk(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, order = tmp_path / "a.safetensors", []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        order.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), target.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    convert(weights, target)
+    assert order == [(False, False), (True, True)]
 
 
 def test_torch_is_not_loaded_here() -> None:

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from registry.access import Access
 from registry.blob import BytesBlob
+from registry.credentials import Credentials
 from registry.descriptor import IMAGE_CONFIG, OCTETS, Descriptor, digest_of
 from registry.errors import ContentError, TransferError
 from registry.manifest import make_manifest
 from registry.remote import Remote
+from registry.retry import Retry
 
 Answer = tuple[int, dict[str, str], bytes]
 SECRET = base64.b64encode(b"user:SECRET").decode()
@@ -83,7 +86,8 @@ def remote(servers: list[Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login other password NETRC\n")
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
-    return Remote(servers[0].host, "a/b", plain_http=True)
+    credentials = Credentials.of({}, tmp_path)
+    return Remote(servers[0].host, "a/b", Access(credentials, retry=Retry(count=1, first=0.01)), plain_http=True)
 
 
 def test_no_challenge_is_answered_but_the_registrys_own(servers: list[Recorder], remote: Remote) -> None:
@@ -92,7 +96,7 @@ def test_no_challenge_is_answered_but_the_registrys_own(servers: list[Recorder],
     challenge = f'Bearer realm="http://{evil.host}/token",service="x"'
     storage.answer = lambda method, path, proof: (401, {"WWW-Authenticate": challenge}, b"")
     with pytest.raises(TransferError):
-        remote.blob(Descriptor(OCTETS, digest_of(b"x"), 1)).open()
+        remote.blob(Descriptor(OCTETS, digest_of(b"x"), 1)).open().read()
     assert (storage.proofs, evil.proofs) == ([""], [])
 
 

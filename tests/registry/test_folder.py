@@ -5,20 +5,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
 import pytest
 
 from registry import folder as module
 from registry.blob import BytesBlob, FileBlob
-from registry.descriptor import OCTETS
+from registry.descriptor import OCTETS, Descriptor
 from registry.errors import ContentError, SpaceError, TransferError, UsageError
-from registry.folder import STAGING, Folder, NamedBlob
+from registry.folder import STAGING, Folder, NamedBlob, open_own
 from registry.join import JoinedBlob, Region
 from registry.names import relative_path
+from tests.parts.interrupt import interrupted
 
 
 def named(name: str, *parts: bytes | Region) -> NamedBlob:
@@ -45,9 +50,9 @@ def test_regions_of_files_and_bytes(tmp_path: Path, source: FileBlob) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
 
 
-@pytest.mark.parametrize("fails", [(), ("copy_file_range",)])
+@pytest.mark.parametrize("fails", [None, errno.EXDEV, errno.EPERM, 0])
 def test_the_kernel_copies_one_way_or_the_other(
-    tmp_path: Path, source: FileBlob, monkeypatch: pytest.MonkeyPatch, fails: tuple[str, ...]
+    tmp_path: Path, source: FileBlob, monkeypatch: pytest.MonkeyPatch, fails: int | None
 ) -> None:
     calls: list[str] = []
 
@@ -56,8 +61,10 @@ def test_the_kernel_copies_one_way_or_the_other(
 
         def call(*arguments: int) -> int:
             calls.append(name)
-            if name in fails:
-                raise OSError(errno.EXDEV, "another file system")
+            if name == "copy_file_range" and fails is not None:
+                if fails:
+                    raise OSError(fails, os.strerror(fails))
+                return 0
             return int(real(*arguments))
 
         monkeypatch.setattr(os, name, call)
@@ -66,7 +73,7 @@ def test_the_kernel_copies_one_way_or_the_other(
     counted("sendfile")
     Folder(tmp_path / "out").write([named("a", Region(source, 1, source.size - 1))])
     assert (tmp_path / "out/a").read_bytes() == source.path.read_bytes()[1:]
-    assert ("sendfile" in calls) == bool(fails)
+    assert ("sendfile" in calls) == (fails is not None)
     assert "copy_file_range" in calls
 
 
@@ -123,6 +130,28 @@ def test_what_another_run_has_left_is_removed(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"one"}
 
 
+def test_what_is_spared_stays_until_all_is_written(tmp_path: Path) -> None:
+    (tmp_path / STAGING).mkdir()
+    for name in ("mine", "a", "stale"):
+        (tmp_path / STAGING / name).write_bytes(b"1")
+    folder = Folder(tmp_path, spared=frozenset({"mine"}))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SpaceError):
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+        folder.write([named("a", b"1"), named("b", b"22")])
+    assert {path.name for path in (tmp_path / STAGING).iterdir()} == {"mine", "a"}
+    folder.write([named("a", b"1"), named("b", b"22")])
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_what_is_there_under_both_names(tmp_path: Path) -> None:
+    """As where what had its name already was made once more."""
+    (tmp_path / STAGING).mkdir()
+    for path in (tmp_path / "a", tmp_path / STAGING / "a"):
+        path.write_bytes(b"one")
+    Folder(tmp_path).write([named("a", b"one"), named("b", b"two")])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"one", "b": b"two"}
+
+
 def test_killed_between_the_names(tmp_path: Path) -> None:
     (tmp_path / STAGING).mkdir()
     (tmp_path / "a").write_bytes(b"one")
@@ -168,9 +197,67 @@ def test_a_source_that_changes_or_shrinks(tmp_path: Path, source: FileBlob) -> N
     assert not (tmp_path / "out2/a").exists()
 
 
+@dataclass
+class Broken:
+    """A blob that fails when it is opened."""
+
+    descriptor: Descriptor = BytesBlob.of(OCTETS, b"x").descriptor
+
+    def open(self) -> BinaryIO:
+        raise TransferError("the source is gone")
+
+
+def test_a_writer_that_fails_stops_the_other(tmp_path: Path, source: FileBlob) -> None:
+    moved: list[int] = []
+
+    def slowly(count: int) -> None:
+        moved.append(count)
+        time.sleep(0.01)
+
+    large = named("large", *[Region(source, at, 1 << 10) for at in range(0, 4 << 20, 2 << 10)])
+    with pytest.raises(TransferError, match="the source is gone"):
+        Folder(tmp_path / "out", slowly).write([large, NamedBlob(relative_path("b", ""), 1, Broken())])
+    assert sum(moved) < large.size / 2
+
+
+@dataclass
+class Stuck:
+    """A blob whose bytes do not come for half a minute."""
+
+    descriptor: Descriptor = BytesBlob.of(OCTETS, b"x").descriptor
+
+    def open(self) -> BinaryIO:
+        time.sleep(30)
+        raise TransferError("the source is gone")
+
+
+def test_an_interruption_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with interrupted(0.5), pytest.raises(KeyboardInterrupt):
+        Folder(tmp_path / "out").write([NamedBlob(relative_path("a", ""), 1, Stuck()), named("b", b"x")])
+    assert time.monotonic() - began < 15
+
+
+def test_few_files_are_open_at_once(tmp_path: Path) -> None:
+    """A model of hundreds of shards is merged under the usual limits."""
+    paths = [tmp_path / f"{number}" for number in range(100)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    most = [0]
+
+    def counting(_: int) -> None:
+        most[0] = max(most[0], len(os.listdir("/proc/self/fd")))
+
+    before = len(os.listdir("/proc/self/fd"))
+    Folder(tmp_path / "out", counting).write([named("a", *[Region(FileBlob.at(path), 0, 1) for path in paths])])
+    assert (tmp_path / "out/a").read_bytes() == b"".join(path.name[:1].encode() for path in paths)
+    assert most[0] - before < 50
+
+
 _KILLED = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from registry.blob import FileBlob
 from registry.folder import Folder, NamedBlob
 source = FileBlob.at(Path(sys.argv[1]))
@@ -199,3 +286,40 @@ def test_killed_for_real(tmp_path: Path) -> None:
     assert len(list(out.iterdir())) == 50
     written_again = [path for path, when in whole.items() if (out / path.name).stat().st_mtime_ns != when]
     assert written_again == []
+
+
+def test_a_hidden_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/precious").write_bytes(b"1")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / STAGING).symlink_to(tmp_path / "theirs")
+    with pytest.raises(UsageError, match="something else has the name"):
+        Folder(tmp_path / "out").write([named("a", b"x")])
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["precious"]
+    (tmp_path / "out" / STAGING).unlink()
+    (tmp_path / "out" / STAGING).write_bytes(b"")
+    with pytest.raises(UsageError, match="something else has the name"):
+        Folder(tmp_path / "out").write([named("a", b"x")])
+
+
+def test_nothing_is_written_through_links_in_the_hidden_folder(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/precious").write_bytes(b"1")
+    staging = tmp_path / "out" / STAGING
+    staging.mkdir(parents=True)
+    (staging / "a").symlink_to(tmp_path / "theirs/precious")
+    (staging / "b").symlink_to(tmp_path / "theirs/new")
+    (staging / "deep").symlink_to(tmp_path / "theirs")
+    os.mkfifo(staging / "c")
+    names = ("a", "b", "c", "deep/a")
+    Folder(tmp_path / "out").write([named(name, b"two") for name in names])
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == dict.fromkeys(names, b"two")
+    assert not any((tmp_path / "out" / name).is_symlink() for name in (*names, "deep"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()} == {"precious": b"1"}
+
+
+def test_own_files_are_opened_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError):
+        open_own(tmp_path / "link")
+    assert not (tmp_path / "theirs").exists()

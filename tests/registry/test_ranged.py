@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry import ranged
+from registry.access import Access
 from registry.blob import Blob, BytesBlob, FileBlob
 from registry.descriptor import OCTETS, Descriptor, digest_of
 from registry.errors import ContentError, NotFoundError, ResponseError, TransferError
@@ -106,8 +107,8 @@ def test_several_blobs_are_asked_for_at_the_same_time() -> None:
 
 def test_a_blob_of_a_registry(registry: Server, wire: Wire, tmp_path: Path) -> None:
     blob = BytesBlob.of(OCTETS, DATA)
-    Remote(registry.address, "ranged/real", plain_http=True).push(blob)
-    remote = Remote(wire.address, "ranged/real", plain_http=True)
+    Remote(registry.address, "ranged/real", Access(), plain_http=True).push(blob)
+    remote = Remote(wire.address, "ranged/real", Access(), plain_http=True)
     assert remote.ranged(blob.descriptor).descriptor == blob.descriptor
     with remote.ranged(blob.descriptor).open() as stream:
         assert stream.read(10) == DATA[:10]
@@ -124,14 +125,14 @@ def large(registry: Server, tmp_path: Path) -> Descriptor:
     (tmp_path / "large").write_bytes(b"header")
     os.truncate(tmp_path / "large", 100 << 20)
     blob = FileBlob.at(tmp_path / "large")
-    Remote(registry.address, "ranged/large", plain_http=True).push(blob)
+    Remote(registry.address, "ranged/large", Access(), plain_http=True).push(blob)
     return blob.descriptor
 
 
 def test_a_registry_without_range(wire: Wire, large: Descriptor) -> None:
     """Headers at the front come; what lies deeper is refused before it is fetched, with the price and the way."""
     wire.drops_range = True
-    with Remote(wire.address, "ranged/large", plain_http=True).ranged(large).open() as stream:
+    with Remote(wire.address, "ranged/large", Access(), plain_http=True).ranged(large).open() as stream:
         assert stream.read(6) == b"header"
         stream.seek(40 << 10)
         assert stream.read(80 << 10) == bytes(80 << 10)
@@ -171,8 +172,8 @@ def test_blobs_of_one_source_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_connection_that_breaks_once_and_one_that_always_does(registry: Server, wire: Wire) -> None:
     blob = BytesBlob.of(OCTETS, DATA)
-    Remote(registry.address, "ranged/cut", plain_http=True).push(blob)
-    far_away = Remote(wire.address, "ranged/cut", plain_http=True).ranged(blob.descriptor)
+    Remote(registry.address, "ranged/cut", Access(), plain_http=True).push(blob)
+    far_away = Remote(wire.address, "ranged/cut", Access(), plain_http=True).ranged(blob.descriptor)
     wire.cuts = [2000]
     with far_away.open() as stream:
         assert stream.read(50_000) == DATA[:50_000]
@@ -220,7 +221,7 @@ def partial(first: int, last: int, total: object = len(DATA)) -> tuple[int, dict
 
 def view(host: str) -> Blob:
     """The blob in a registry at `host`."""
-    return Remote(host, "a/b", plain_http=True).ranged(Descriptor(OCTETS, digest_of(DATA), len(DATA)))
+    return Remote(host, "a/b", Access(), plain_http=True).ranged(Descriptor(OCTETS, digest_of(DATA), len(DATA)))
 
 
 @pytest.mark.parametrize("total", [len(DATA), "*"])

@@ -1,0 +1,95 @@
+"""`evaluate:` of a build, and `packer evaluate`: from what a user wrote to what the stage needs, and what is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import packer.facts  # noqa: F401 - what is told of the values here
+from formats.snapshot import Snapshot
+from formats.text import printable
+from packer.buildfile import Evaluate
+from packer.datasets import data_name, find_data
+from packer.quantize import require_device, workplace
+from packer.sources import Reach, parse_source
+from packer.validate import Policy, validate
+from packer.watch import Run
+from recipes.calibration import Samples, read_samples
+from recipes.evaluation.evaluate import Evaluated, Evaluation, evaluate
+from recipes.evaluation.scorecard import Gate, Scorecard
+from recipes.evaluation.suite import Kind, Suite, find_suite
+from recipes.quantize import Workplace
+from recipes.task import whole_file
+from registry.errors import UsageError
+from registry.memory import Memory
+
+DEFAULT_RETAIN = 0.99
+
+
+def resolve_evaluate(said: Evaluate, place: Workplace, recipe: str) -> Evaluation | None:
+    """The evaluation that is asked for, its suite found and its text read; None if none is.
+
+    `recipe` is the name of that by which the candidate is made. `UsageError` for a suite, data or a device of which
+    nothing is known, and for values that mean nothing without a suite; nothing heavy is loaded.
+    """
+    if not said.suite:
+        if said != Evaluate():
+            idle = {key: value for key, value in said if value != getattr(Evaluate(), key)}
+            found = ", ".join(f"{key} {value}" for key, value in idle.items())
+            hint = "name a suite: --evaluate fidelity, or evaluate: {suite: fidelity}"
+            raise UsageError("nothing says on what to evaluate", found=printable(found), hint=hint)
+        return None
+    suite = find_suite(said.suite, Path())
+    if said.seed is not None:
+        suite = replace(suite, seed=said.seed)
+    require_device(said.device)
+    retain = said.retain or suite.retain or DEFAULT_RETAIN
+    gate = Gate(retain, said.confidence, said.undecided, said.budget)
+    samples = _samples(suite, said.data)
+    return Evaluation(suite, gate, place, samples, device=said.device, recipe=recipe)
+
+
+def _samples(suite: Suite, data: str | None) -> Samples | None:
+    """The text of a fidelity suite, whose origin is named as another machine would name it."""
+    if suite.kind is Kind.TASKS:
+        if data:
+            hint = "leave the data out, or take the suite fidelity"
+            raise UsageError(f"the suite {suite.name} brings its own data", found=printable(data), hint=hint)
+        return None
+    path = find_data(data) if data else suite.data
+    if not path:
+        hint = "data: FILE in the suite, or --data FILE"
+        raise UsageError(f"nothing says on which text the suite {suite.name} is measured", hint=hint)
+    samples = read_samples(path, None, suite.seed, least=1)
+    return replace(samples, origin=data_name(data) if data else path.name)
+
+
+def evaluate_models(candidate: str, baseline: str, how: Evaluation, reach: Reach, run: Run) -> Evaluated:
+    """The stage, for two models that are named."""
+    policy = Policy(allow_code=True)
+    models = []
+    for text in (baseline, candidate):
+        snapshot: Snapshot = run("fetch", parse_source(text, (), reach).fetch)
+        models.append(run("validate", validate, snapshot, policy))
+    return run("evaluate", evaluate, models[0], models[1], how)
+
+
+def write_report(evaluated: Evaluated, folder: Path) -> Path:
+    """Write the report and the scorecard to a folder, each whole or not at all; the path of the report."""
+    report, card = folder / "report.html", folder / "scorecard.json"
+    for path, text in ((card, json.dumps(evaluated.scorecard.to_json(), indent=2) + "\n"), (report, evaluated.report)):
+        with whole_file(path) as scratch:
+            scratch.write_text(text, encoding="utf-8")
+    return report
+
+
+def report_folder(work: Path, scorecard: Scorecard) -> Path:
+    """Where a report goes that nobody asked for."""
+    return work / "reports" / scorecard.candidate.digest.partition(":")[2][:16]
+
+
+def evaluation_place(work: Path, environment: Mapping[str, str], memory: Memory) -> Workplace:
+    """Where results are kept."""
+    return workplace(work / "evaluated", environment, memory)

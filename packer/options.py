@@ -1,0 +1,190 @@
+"""What the commands share: how registries are reached, how progress is shown. Here the environment is read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from packer.watch import Listener
+    from registry.access import Access
+    from registry.retry import Log
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+UNDECIDED = ("refuse", "accept", "extend")
+
+as_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, one object a line.")
+
+_REACH = (
+    click.option("--plain-http", is_flag=True, help="Speak HTTP to registries beyond this machine."),
+    click.option("--insecure", is_flag=True, help="Do not verify the certificates of registries."),
+    click.option("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust these authorities too."),
+    click.option("--client-cert", type=click.Path(path_type=Path), metavar="FILE", help="Prove yourself with it."),
+    click.option("--client-key", type=click.Path(path_type=Path), metavar="FILE", help="The key of --client-cert."),
+)
+
+_CONCURRENCY = click.option(
+    "--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="Blobs that move at once."
+)
+
+_QUANTIZING = (
+    click.option(
+        "--calibration",
+        "data",
+        metavar="DATA",
+        help="What a calibrated recipe sees: a .jsonl, .json, .parquet or .txt file, a folder of such, or a dataset of "
+        "the Hub, ORG/NAME[@REVISION][/PATH]. Default: a small set of packer's own.",
+    ),
+    click.option("--samples", type=click.IntRange(1), help="How many of its rows. Default: all, at most 512."),
+    click.option("--max-length", type=click.IntRange(8), help="Tokens of a sample at most. Default: 2048."),
+    click.option("--seed", type=int, help="Which rows, and in which order. Default: 0."),
+    click.option("--device", metavar="DEVICE", help="auto (the default), cpu, cuda, or one GPU: cuda:1."),
+)
+
+_EVALUATING = (
+    click.option(
+        "--retain",
+        "evaluate_retain",
+        type=click.FloatRange(0, 2, min_open=True, max_open=True),
+        help="The share of the baseline to keep. Default: the suite's, or 0.99.",
+    ),
+    click.option(
+        "--confidence",
+        "evaluate_confidence",
+        type=click.FloatRange(0.5, 1, max_open=True),
+        help="How sure one must be. Default: 0.95.",
+    ),
+    click.option(
+        "--budget", "evaluate_budget", metavar="TIME", help="Time that it may take, such as 20m (the default)."
+    ),
+    click.option(
+        "--undecided",
+        "evaluate_undecided",
+        type=click.Choice(UNDECIDED),
+        help="When nobody can tell: refuse (the default), accept, or extend: go on with more of the data.",
+    ),
+    click.option(
+        "--data",
+        "evaluate_data",
+        metavar="DATA",
+        help="The text of a fidelity suite, in the forms that --calibration of build takes. Default: a novel.",
+    ),
+    click.option(
+        "--report",
+        "evaluate_report",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Write report.html and scorecard.json to this folder.",
+    ),
+)
+
+REACH = ("plain_http", "insecure", "ca_file", "client_cert", "client_key")
+"""The parameters that `reaching` adds."""
+
+
+def reaching(command: F) -> F:
+    """The options of every command that speaks to a registry, as the keywords in `REACH`."""
+    for option in reversed(_REACH):
+        command = option(command)
+    return command
+
+
+def moving(command: F) -> F:
+    """The options of every command that moves blobs."""
+    return _CONCURRENCY(reaching(command))
+
+
+def quantizing(command: F) -> F:
+    """The options of every command that quantizes."""
+    for option in reversed(_QUANTIZING):
+        command = option(command)
+    return command
+
+
+def evaluating(command: F) -> F:
+    """The options of every command that evaluates."""
+    for option in reversed(_EVALUATING):
+        command = option(command)
+    return command
+
+
+def note(text: str) -> None:
+    """Tell a line on standard error."""
+    click.echo(text, err=True)
+
+
+def access(flags: dict[str, Any], log: Log) -> Access:
+    """How registries are reached, by what the user said and the environment says; takes its flags out of `flags`."""
+    from urllib.request import getproxies_environment
+
+    from registry.access import Access
+    from registry.credentials import Credentials
+    from registry.memory import Memory
+    from registry.wire import Limits, Tls, Wire
+
+    said = {name: flags.pop(name, None) for name in (*REACH, "concurrency")}
+    if said["insecure"]:
+        log("warning: --insecure: whoever answers is believed to be the registry, and gets its password")
+    tls = Tls(said["ca_file"], said["client_cert"], said["client_key"], verify=not said["insecure"])
+    cache = _cache()
+    return Access(
+        Credentials.of(os.environ, _home()),
+        Wire(tls, getproxies_environment(), Limits()),
+        plain_http=bool(said["plain_http"]),
+        concurrency=said["concurrency"] or 4,
+        memory=Memory(cache / "memory.db" if cache else None, log),
+        log=log,
+    )
+
+
+def environment() -> dict[str, str]:
+    """The environment, for processes that are started."""
+    return dict(os.environ)
+
+
+def work() -> Path:
+    """The folder for what outlasts a run; `UsageError` if there is none."""
+    if (folder := _cache()) is None:
+        raise UsageError("there is no folder to work in", hint="set PACKER_CACHE or HOME")
+    return folder
+
+
+def _cache() -> Path | None:
+    home, named = _home(), os.environ.get("PACKER_CACHE")
+    shared = os.environ.get("XDG_CACHE_HOME") or (home and home / ".cache")
+    return Path(named) if named else Path(shared) / "packer" if shared else None
+
+
+def _home() -> Path | None:
+    """The user's folder; a user id that nobody has entered anywhere, as in some clusters, has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+@contextmanager
+def listener(*, in_json: bool) -> Iterator[Listener]:
+    """JSON on standard output if asked for, else bars on a terminal and lines elsewhere, on standard error."""
+    from packer.progress import Bars, JsonLines, PlainLines
+
+    if in_json:
+        yield JsonLines(click.echo)
+        return
+    if not sys.stderr.isatty():
+        yield PlainLines(lambda text: click.echo(text, err=True))
+        return
+    bars = Bars()
+    try:
+        yield bars
+    finally:
+        bars.close()

@@ -1,0 +1,200 @@
+"""The page: what is shown of a scorecard and its details, in which order."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recipes.evaluation.details import Details, Item, Size, WeightError
+from recipes.evaluation.report import modules, passages, plots, verdict, words
+from recipes.evaluation.scorecard import Metric, Party, Scorecard
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MAX_FAILURES = MAX_METRICS = MAX_VERSIONS = 20
+MAX_FILES = 12
+MAX_ITEMS = 15
+MAX_MODULES = 8
+
+_FOLDER = Path(__file__).parent
+_SIGNS = {"retained": "✓", "lost": "✕", "undecided": "?"}
+_ABSENT = "\u2013"
+_CODE = re.compile("`([^`]*)`")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A thing before and after: in words, and as shares of the larger one in percent."""
+
+    name: str
+    before: str
+    after: str
+    change: str = ""
+    bars: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that one looks for first, and what makes sense of it."""
+
+    name: str
+    value: str
+    note: str
+
+
+def render(scorecard: Scorecard, details: Details) -> str:
+    """The report as one HTML document, in English, without scripts and without anything from elsewhere.
+
+    The same values give the same text. It stays below a megabyte: what is too much is counted instead of shown.
+    """
+    environment = _environment(_FOLDER)
+    return environment.get_template("page.html.j2").render(
+        card=scorecard,
+        details=details,
+        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        icon=_icon(scorecard),
+        sign=_SIGNS[scorecard.verdict],
+        headline=verdict.headline(scorecard),
+        outcome=verdict.outcome(scorecard),
+        extent=verdict.extent(scorecard),
+        steps=verdict.next_steps(scorecard, details),
+        tiles=tuple(_tiles(scorecard, details)),
+        metrics=tuple(_metrics(scorecard)),
+        methods=_methods(scorecard.metrics),
+        passages=tuple(passages.shown(details.passages)),
+        levels=passages.LEVELS,
+        items=sorted(details.items, key=_has_won)[:MAX_ITEMS],
+        won=sum(map(_has_won, details.items)),
+        table=modules.table(details.weights),
+        worst=_worst(details.weights),
+        sizes=tuple(_sizes(details)),
+        files=tuple(_files(details)),
+        versions=sorted(scorecard.circumstances.versions.items())[:MAX_VERSIONS],
+        parties=(("Candidate", scorecard.candidate), ("Baseline", scorecard.baseline)),
+        plots=plots,
+        words=words,
+        unseen=int(np.count_nonzero(~np.isfinite(details.divergence))),
+        limits={"failures": MAX_FAILURES, "metrics": MAX_METRICS, "files": MAX_FILES},
+        facts=_facts,
+    )
+
+
+def _environment(folder: Path) -> Environment:
+    """Whatever is put into the template is made visible and escaped, unless it is a figure of ours."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(folder, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=partial(_visible, kept=Markup),
+    )
+    environment.filters["ours"] = Markup
+    environment.filters["coded"] = partial(_coded, markup=Markup)
+    return environment
+
+
+def _visible(value: Any, kept: type) -> Any:
+    return words.visible(value) if isinstance(value, str) and not isinstance(value, kept) else value
+
+
+def _coded(text: str, markup: Any) -> Any:
+    """What stands between backticks as code."""
+    parts = _CODE.split(text)
+    shown = (markup.escape(words.visible(part)) for part in parts)
+    return markup("").join(markup(f"<code>{part}</code>") if odd % 2 else part for odd, part in enumerate(shown))
+
+
+def _icon(card: Scorecard) -> str:
+    colour = {"retained": "2e8b57", "lost": "c8352b", "undecided": "c98a10"}[card.verdict]
+    circle = f"<circle cx='4' cy='4' r='3.4' fill='%23{colour}'/>"
+    return f"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'>{circle}</svg>"
+
+
+def _tiles(card: Scorecard, details: Details) -> Iterator[Tile]:
+    if (metric := verdict.deciding(card)) is not None:
+        digits = words.digits(metric.retention, card.gate.retain)
+        note = f"{words.between(metric.retention, digits)}; asked for: {words.threshold(card.gate.retain)}"
+        yield Tile(f"{metric.name} retained", words.percent(metric.retention.estimate, digits), note)
+    if (far := card.divergence) is not None:
+        note = f"of the likeliest token; {words.between(far.agreement, 1)}"
+        yield Tile("Agreement", words.percent(far.agreement.estimate), note)
+        yield Tile(
+            "KL divergence", words.nats(far.mean.estimate), f"nats per token on average; p99 {words.nats(far.p99)}"
+        )
+    before, after = _weights(details.before, card.baseline), _weights(details.after, card.candidate)
+    if before and after:
+        yield Tile(
+            "Weights", words.size(after), f"{words.change(before, after) or 'unchanged'}, from {words.size(before)}"
+        )
+
+
+def _metrics(card: Scorecard) -> Iterator[tuple[Metric, str, str]]:
+    for metric in card.metrics[:MAX_METRICS]:
+        digits = words.digits(metric.retention, card.gate.retain)
+        kept = words.percent(metric.retention.estimate, digits)
+        yield metric, kept, words.between(metric.retention, digits)
+
+
+def _methods(metrics: tuple[Metric, ...]) -> list[str]:
+    return list(dict.fromkeys(metric.method for metric in metrics[:MAX_METRICS] if metric.method))
+
+
+def _has_won(item: Item) -> bool:
+    return item.candidate > item.baseline
+
+
+def _worst(weights: tuple[WeightError, ...]) -> list[tuple[WeightError, str]]:
+    order = sorted(weights, key=lambda one: math.inf if math.isnan(one.error) else one.error, reverse=True)
+    return [(one, words.percent(one.error, 2)) for one in order[:MAX_MODULES]]
+
+
+def _weights(size: Size, party: Party) -> int:
+    return party.bytes or sum(count for _, count in size.files)
+
+
+def _sizes(details: Details) -> Iterator[Row]:
+    files = [tuple(count for _, count in size.files) for size in (details.before, details.after)]
+    if any(files):
+        yield _row("Weights", sum(files[0]), sum(files[1]))
+    if details.before.memory and details.after.memory:
+        yield _row("Memory, at most", details.before.memory, details.after.memory)
+    if any(files):
+        yield Row("Layers, one for each weight file", f"{len(files[0]):,}", f"{len(files[1]):,}")
+
+
+def _row(name: str, before: int, after: int) -> Row:
+    most = max(before, after, 1)
+    bars = round(100 * before / most, 1), round(100 * after / most, 1)
+    sizes = (words.size(count) if count else _ABSENT for count in (before, after))
+    return Row(name, next(sizes), next(sizes), words.change(before, after), bars)
+
+
+def _files(details: Details) -> Iterator[Row]:
+    before, after = dict(details.before.files), dict(details.after.files)
+    for name in dict.fromkeys((*before, *after)):
+        had, has = before.get(name, 0), after.get(name, 0)
+        sizes = (words.size(had) if name in before else _ABSENT, words.size(has) if name in after else _ABSENT)
+        yield Row(name, *sizes, words.change(had, has))
+
+
+def _facts(party: Party) -> Iterator[tuple[str, str, bool]]:
+    """What is known of a model: what it is called, its value, and whether that is a text for machines."""
+    yield "Digest", party.digest, True
+    yield "Source", party.url, True
+    yield "Revision", party.revision, True
+    yield "Format", ", ".join(filter(None, (party.format, party.precision))), False
+    yield "Recipe", party.recipe, True
+    yield "Weights", words.size(party.bytes) if party.bytes else "", False
+    yield "Memory, at most", words.size(party.memory) if party.memory else "", False

@@ -1,0 +1,323 @@
+"""`packer evaluate`, and `evaluate:` of a build: from the verdict to what is published, or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tests.parts import tiny
+from tests.parts.command import PACKER, ROOT, events, packer
+from tests.parts.damage import with_doubled_scales
+from tests.parts.servers import Server
+from tests.parts.small import cut_short
+
+CAPITALS = ROOT / "recipes/suites/capitals"
+PASSAGES = 64
+SUITE = {"name": "short", "description": "short passages", "passages": PASSAGES, "window": 32}
+
+
+class Place:
+    """A real model cut short, a suite of short passages, and a cache that the tests share: what one has measured of the
+    baseline, others need not.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from recipes.evaluation.suite import find_suite
+
+        self.folder, self.model = folder, cut_short(folder / "model")
+        self.env = {"PACKER_CACHE": str(folder / "cache")}
+        self.suite = folder / "short.yaml"
+        data = find_suite("fidelity", Path()).data
+        self.suite.write_text(json.dumps({**SUITE, "data": str(data)}))
+
+    def packer(self, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        return packer(*arguments, check=False, env=self.env, **options)
+
+    def evaluate(self, candidate: Path, *arguments: str | Path) -> tuple[int, dict[str, Any], str]:
+        """The exit code, the scorecard and what was said on standard error."""
+        done = self.packer("evaluate", candidate, "--baseline", self.model, "--suite", self.suite, *arguments, "--json")
+        last = json.loads(done.stdout.splitlines()[-1])
+        return done.returncode, last, done.stderr
+
+    def quantized(self, recipe: str) -> Path:
+        folder = self.folder / recipe
+        if not folder.exists():
+            packer("quantize", self.model, folder, "--recipe", recipe, env=self.env)
+        return folder
+
+    def measured(self) -> dict[Path, int]:
+        """Files of passages, and when they were written."""
+        return {path: path.stat().st_mtime_ns for path in (self.folder / "cache/evaluated").glob("*/*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    yield Place(tmp_path_factory.mktemp("evaluate"))
+
+
+def build(place: Place, to: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The whole chain."""
+    flags = ("--max-size", "40MB", "--quantize", "fp8-dynamic", "--evaluate", place.suite)
+    return place.packer("build", place.model, "--to", to, *flags, *arguments, "--json")
+
+
+def test_the_whole_chain(place: Place, registry: Server, tmp_path: Path) -> None:
+    """Fetch, validate, shard, quantize, evaluate, package, publish; the same again does nothing; a gate that asks for
+    more leaves the registry as it is.
+    """
+    to = f"{registry.address}/evaluate/chain:v1"
+    done = build(place, to, "--retain", "0.8", "--report", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    stages = [one["stage"] for one in told if one["event"] == "finished"]
+    assert stages == ["fetch", "validate", "shard", "quantize", "evaluate", "package", "publish"]
+    card = json.loads((tmp_path / "report/scorecard.json").read_text())
+    assert (card["verdict"], card["accepted"], card["candidate"]["recipe"]) == ("retained", True, "fp8-dynamic")
+    page = (tmp_path / "report/report.html").read_text()
+    assert "<html" in page
+    assert "Where the weights hurt" in page
+    release = told[-1]
+    assert release["scorecard"]
+
+    shown = json.loads(packer("inspect", to, "--json").stdout)
+    assert shown["evaluation"]["verdict"] == "retained"
+    assert json.loads(packer("scorecard", to, "--json").stdout) == card
+    packer("pull", to, tmp_path / "pulled")
+    readme = (tmp_path / "pulled/README.md").read_text()
+    assert "## Evaluation\n\nMeasured by packer against" in readme
+    assert card["baseline"]["digest"] in readme
+
+    before = place.measured()
+    again = build(place, to, "--retain", "0.8", "--report", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    last = json.loads(again.stdout.splitlines()[-1])
+    assert (last["image"], last["scorecard"], last["changed"]) == (release["image"], release["scorecard"], False)
+    assert json.loads((tmp_path / "again/scorecard.json").read_text()) == card
+    assert (tmp_path / "again/report.html").read_text() == (tmp_path / "report/report.html").read_text()
+    assert place.measured() == before
+
+    contents = sorted(path for path in registry.log.with_name("data").rglob("*"))
+    refused = build(place, to, "--retain", "0.9999", "--report", tmp_path / "refused")
+    assert refused.returncode == 4
+    assert json.loads(refused.stdout.splitlines()[-1])["accepted"] is False
+    assert "nothing was published" in refused.stderr
+    assert json.loads((tmp_path / "refused/scorecard.json").read_text())["gate"]["retain"] == 0.9999
+    assert contents
+    assert sorted(path for path in registry.log.with_name("data").rglob("*")) == contents
+    assert json.loads(packer("inspect", to, "--json").stdout) == shown
+
+
+def test_a_model_against_itself(place: Place) -> None:
+    code, card, _ = place.evaluate(place.model)
+    assert (code, card["verdict"]) == (0, "retained")
+    assert card["divergence"] == {
+        "mean": {"low": 0, "estimate": 0, "high": 0},
+        "p99": 0,
+        "most": 0,
+        "agreement": {"low": 1, "estimate": 1, "high": 1},
+        "lost": 0,
+        "won": 0,
+    }
+    assert card["samples"]["used"] == 32
+    assert card["baseline"]["digest"] == card["candidate"]["digest"]
+
+
+def test_a_layer_with_doubled_scales_is_lost(place: Place, tmp_path: Path) -> None:
+    code, card, told = place.evaluate(
+        with_doubled_scales(place.quantized("fp8-dynamic"), tmp_path / "bad"), "--retain", "0.9"
+    )
+    assert (code, card["verdict"]) == (4, "lost")
+    assert card["metrics"][0]["retention"]["high"] < 0.9
+    assert "refused: lost; nothing was published" in told
+
+
+def test_a_candidate_that_does_not_load_is_lost(place: Place, tmp_path: Path) -> None:
+    """Its config says another activation than there is: valid for all that files tell, and no model."""
+    model = shutil.copytree(place.model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "hidden_act": "no such"}))
+    code, card, _ = place.evaluate(model, "--report", tmp_path / "report")
+    assert (code, card["verdict"], card["metrics"]) == (4, "lost", [])
+    assert "no such" in card["failures"][0]
+    assert "no such" in (tmp_path / "report/report.html").read_text()
+
+
+def test_undecided(place: Place) -> None:
+    """On the threshold nobody can tell: refused, and how many more would do is said; or accepted, if one wants that."""
+    candidate = place.quantized("fp8-dynamic")
+    code, card, _ = place.evaluate(candidate, "--retain", "0.8", "--confidence", "0.99")
+    retain = f"{card['metrics'][0]['retention']['estimate'] - 0.002:.4f}"
+    code, card, _ = place.evaluate(candidate, "--retain", retain)
+    assert (code, card["verdict"], card["accepted"]) == (4, "undecided", False)
+    assert card["samples"]["used"] == PASSAGES
+    assert card["circumstances"]["stopped"] == f"all {PASSAGES} passages are used"
+    assert card["samples"]["needed"] > PASSAGES or card["samples"]["needed"] == 0
+    code, card, _ = place.evaluate(candidate, "--retain", retain, "--undecided", "accept")
+    assert (code, card["verdict"], card["accepted"]) == (0, "undecided", True)
+
+
+def test_a_budget_ends_it_and_what_was_measured_is_kept(place: Place, tmp_path: Path) -> None:
+    """The second run has no time at all, and has what the first left."""
+    candidate = place.quantized("fp8-dynamic")
+    arguments = ("--retain", "0.8", "--seed", "5")
+    code, card, _ = place.evaluate(candidate, *arguments, "--budget", "1")
+    assert (code, card["verdict"], card["circumstances"]["stopped"]) == (4, "undecided", "time is up")
+    code, card, _ = place.evaluate(candidate, *arguments)
+    assert (code, card["verdict"]) == (0, "retained")
+    code, again, _ = place.evaluate(candidate, *arguments, "--budget", "1")
+    assert (code, again["verdict"]) == (0, "retained")
+    assert again["metrics"] == card["metrics"]
+
+
+def test_killed_it_goes_on_behind_the_last_whole_passage(place: Place) -> None:
+    candidate = place.quantized("fp8-dynamic")
+    command: list[str | Path] = [
+        PACKER,
+        "evaluate",
+        candidate,
+        "--baseline",
+        place.model,
+        "--suite",
+        place.suite,
+        "--seed",
+        "9",
+    ]
+    before = place.measured()
+    process = subprocess.Popen(
+        command, env={**os.environ, **place.env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(candidates(place, before)) < 3:
+            assert process.poll() is None, "it ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    time.sleep(0.5)  # the child dies with it
+    made = {path: when for path, when in place.measured().items() if path not in before}
+    assert candidates(place, before)
+    code, card, _ = place.evaluate(candidate, "--seed", "9", "--retain", "0.8")
+    assert code == 0
+    after = place.measured()
+    assert {path: after[path] for path in made} == made
+    assert card["samples"]["used"] == 32
+
+
+def candidates(place: Place, before: dict[Path, int]) -> list[Path]:
+    """What has been measured of a candidate since: its files hold no tokens."""
+    from safetensors import safe_open
+
+    found = []
+    for path in place.measured().keys() - before.keys():
+        if path.name[0].isdigit():
+            with safe_open(path, "numpy") as file:
+                found += [path] if "divergence" in file.keys() else []  # noqa: SIM118
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("{model} --baseline {model} --suite fidelty", "did you mean 'fidelity'?"),
+        ("{model} --baseline {model} --suite {short} --endpoint http://127.0.0.1:1/v1", "an endpoint answers tasks"),
+        ("{model} --baseline {model} --suite capitals --data x.txt", "brings its own data"),
+        ("{model} --baseline {model} --data nothing.txt", "there is no such data"),
+        ("{model} --baseline {model} --data few.txt", "too small to tell whether 0.99 is retained"),
+        ("{gguf} --baseline {model}", "cannot be compared like this"),
+        ("{bert} --baseline {bert}", "nothing here runs this model"),
+        ("{model} --baseline {model} --budget soon", "this is no time"),
+        ("{model} --baseline {model} --device tpu", "this is no device"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_before_anything_loads(
+    place: Place, tmp_path: Path, gguf_model: Path, arguments: str, said: str
+) -> None:
+    (tmp_path / "few.txt").write_text("Some words.\n")
+    bert = tiny.write_folder(tmp_path / "bert", tiny.SHARDED)
+    config = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"], "model_type": "bert"}))
+    names = {"model": place.model, "short": place.suite, "gguf": gguf_model, "bert": bert}
+    done = place.packer("evaluate", *arguments.format(**names).split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+
+
+def test_models_of_a_registry_are_fetched(place: Place, registry: Server, tmp_path: Path) -> None:
+    """As in a build; what stops it then is that nothing runs them."""
+    reference = f"{registry.address}/evaluate/far:v1"
+    model = tiny.write_folder(tmp_path / "model", tiny.SHARDED)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"], "model_type": "bert"}))
+    packer("build", model, "--to", reference, "--base", "none")
+    done = place.packer("evaluate", f"oci://{reference}", "--baseline", f"oci://{reference}")
+    assert done.returncode == 2, done.stderr
+    assert "nothing here runs this model" in done.stderr
+
+
+def test_tasks_that_cannot_decide_are_refused_at_the_start(place: Place) -> None:
+    done = place.packer("evaluate", place.model, "--baseline", place.model, "--suite", "capitals", "--retain", "0.99")
+    assert done.returncode == 2
+    assert "too small to tell whether 0.99 is retained" in done.stderr
+    assert "at least 453 items" in done.stderr
+    assert "--retain 0.97 at most" in done.stderr
+
+
+def test_tasks_to_the_verdict(place: Place, tmp_path: Path) -> None:
+    """A model against itself answers all alike, and what is written follows the schema."""
+    suite = {"name": "cities", "tasks": ["capitals"], "include": str(CAPITALS), "limit": 48}
+    (tmp_path / "cities.yaml").write_text(json.dumps(suite))
+    arguments = (place.model, "--baseline", place.model, "--suite", tmp_path / "cities.yaml", "--retain", "0.5")
+    done = place.packer("evaluate", *arguments, "--report", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "scorecard.json").read_text())
+    Draft202012Validator(json.loads((ROOT / "docs/scorecard.schema.json").read_text())).validate(card)
+    assert (card["verdict"], card["samples"]["unit"], card["divergence"]) == ("retained", "items", None)
+    assert card["metrics"][0]["name"] == "capitals acc"
+    assert card["metrics"][0]["retention"]["estimate"] == 1
+    assert "capitals" in (tmp_path / "report.html").read_text()
+
+
+def test_a_build_must_have_something_to_measure_against(place: Place) -> None:
+    done = place.packer("build", place.model, "--to", f"oci:{place.folder}/out", "--evaluate", place.suite)
+    assert done.returncode == 2
+    assert "nothing to measure the model against" in done.stderr
+    done = place.packer("build", place.model, "--to", f"oci:{place.folder}/out", "--retain", "0.9")
+    assert done.returncode == 2
+    assert "nothing says on what to evaluate" in done.stderr
+
+
+def test_a_model_that_another_tool_quantized(place: Place, tmp_path: Path) -> None:
+    """With a build file: the suite is written out in it, the baseline is named, paths are from its folder."""
+    candidate = place.quantized("fp8-dynamic")
+    document = {
+        "source": str(candidate),
+        "evaluate": {
+            "suite": {**SUITE, "data": "text.txt", "gate": ["agreement"]},
+            "baseline": "base",
+            "retain": 0.5,
+            "budget": "5m",
+            "report": "report",
+        },
+        "publish": {"to": "oci:out:v1", "base": "none"},
+    }
+    (tmp_path / "base").symlink_to(place.model)
+    data = json.loads(place.suite.read_text())["data"]
+    shutil.copy(data, tmp_path / "text.txt")
+    (tmp_path / "packer.yaml").write_text(json.dumps(document))
+    told = events("build", tmp_path / "packer.yaml", env=place.env)
+    assert told[-1]["event"] == "release"
+    card = json.loads((tmp_path / "report/scorecard.json").read_text())
+    assert (card["samples"]["suite"], card["samples"]["data"], card["candidate"]["recipe"]) == ("short", "text.txt", "")
+    assert [one["name"] for one in card["metrics"] if one["is_gated"]] == ["agreement"]

@@ -1,0 +1,41 @@
+"""A real model cut short: the first four layers of SmolLM2, in three shards under an index."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.parts import models
+
+LAYERS = 4
+SHARDS = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.layers.2", "model.layers.3")
+
+
+def cut_short(folder: Path) -> Path:
+    """Write it to a folder: the embedding in a shard of its own, then two layers in each of two."""
+    from safetensors.torch import load_file, save_file
+
+    source = models.safetensors()
+    tensors = load_file(source / "model.safetensors")
+    parts: list[dict[str, Any]] = [{}, {}, {}]
+    for name, tensor in tensors.items():
+        layer = int(name.split(".")[2]) if name.startswith("model.layers.") else -1
+        if layer < LAYERS:
+            parts[1 + layer // 2 if layer >= 0 else 0 if "embed" in name else 2][name] = tensor
+    folder.mkdir(parents=True)
+    places: dict[str, str] = {}
+    for number, part in enumerate(parts):
+        file = f"model-{number + 1:05}-of-00003.safetensors"
+        save_file(part, folder / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    total = sum(tensor.nbytes for part in parts for tensor in part.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    for path in source.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": LAYERS}, indent=2))
+    return folder
