@@ -87,6 +87,9 @@ _EVALUATING = (
     ),
 )
 
+REMOTE_CODE = ("reject", "allow")
+"""What may be done about code that comes with a model."""
+
 REACH = ("plain_http", "insecure", "ca_file", "client_cert", "client_key")
 """The parameters that `reaching` adds."""
 

@@ -1,0 +1,211 @@
+"""`packer build`, `packer plan`: from a model or a build file to a release, or to what that would take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from packer.commands.evaluate import is_refused, tell_refusal, tell_report
+from packer.options import (
+    REMOTE_CODE,
+    access,
+    as_json,
+    environment,
+    evaluating,
+    listener,
+    moving,
+    note,
+    quantizing,
+    work,
+)
+from packer.stages import STAGES
+from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from packer.buildfile import BuildFile
+    from packer.pipeline import Build
+    from packer.watch import Listener
+
+MODELPACK = ("shared", "raw", "none")
+PICKLES = ("reject", "convert")
+
+
+@click.command(short_help="Prove MODEL, package it and publish it.")
+@click.argument("model")
+@click.option(
+    "--to", metavar="DEST", help="HOST[:PORT]/REPO[:TAG], or oci:FOLDER[:TAG]; needed to publish. TAG: latest."
+)
+@click.option(
+    "--until", type=click.Choice(STAGES), default=STAGES[-1], show_default=True, help="Stop after this stage."
+)
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="Take only files whose path matches; * reaches over /. Repeatable."
+)
+@click.option(
+    "--pickle",
+    type=click.Choice(PICKLES),
+    help="Pickles are refused (reject, the default), or their tensors become safetensors (convert; needs the extra "
+    "packer[convert]).",
+)
+@click.option(
+    "--remote-code",
+    type=click.Choice(REMOTE_CODE),
+    help="Code that comes with the model is refused (reject, the default), or told and let through (allow).",
+)
+@click.option("--max-size", metavar="SIZE", help="Regroup the weights in files of at most SIZE, such as 4GiB.")
+@click.option(
+    "--quantize", "recipe", metavar="RECIPE", help="Quantize by this recipe: a name (packer recipes) or a .yaml file."
+)
+@quantizing
+@click.option(
+    "--evaluate",
+    "evaluate_suite",
+    metavar="SUITE",
+    help="Measure the result on this suite, a name (packer suites) or a .yaml file, and publish it only if it retains "
+    "enough.",
+)
+@click.option(
+    "--baseline",
+    "evaluate_baseline",
+    metavar="MODEL",
+    help="Measure against this model. Default: what the result was made from.",
+)
+@evaluating
+@click.option(
+    "--base",
+    metavar="BASE",
+    help="What lies below the model: HOST/REPO[:TAG|@DIGEST], oci:FOLDER[:TAG], none, or busybox (the default): "
+    "the host's static busybox, for the host's architecture.",
+)
+@click.option(
+    "--busybox",
+    multiple=True,
+    metavar="PLATFORM=FILE",
+    help="With --base busybox: a static busybox for another platform, such as linux/arm64=FILE. Repeatable.",
+)
+@click.option(
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="OS/ARCH",
+    help="Only this one of the base's platforms. Repeatable.",
+)
+@click.option(
+    "--modelpack",
+    type=click.Choice(MODELPACK),
+    help="The ModelPack manifest at DEST-modelpack: over the image's own tar layers (shared, the default; no extra "
+    "space), over the files as they are (raw; the model is stored twice), or not at all.",
+)
+@moving
+@as_json
+def build(model: str, *, until: str, as_json: bool, **flags: Any) -> int:
+    """Build MODEL and publish it: an image at DEST and a ModelPack manifest at DEST-modelpack.
+
+    MODEL is a folder in the Hugging Face layout, a .safetensors, .gguf or .onnx file, hf://ORG/NAME[@REVISION],
+    oci://HOST/REPO[:TAG|@DIGEST] (an artifact of packer or another tool), or a build file (packer.yaml).
+    """
+    from packer.plan import resolve
+
+    with listener(in_json=as_json) as told:
+        reach = access(flags, told.noted)
+        file = _build_file(model, flags)
+        plan, report = resolve(file, until, work(), reach, environment()), file.evaluate.report
+        result = _run(plan, until, told, report)
+    if is_refused(result):
+        return tell_refusal(result, as_json=as_json)
+    if as_json:
+        event = "release" if until == STAGES[-1] else "stopped"
+        click.echo(json.dumps({"event": event, "after": until, **_outcome(plan, result)}, ensure_ascii=False))
+    else:
+        click.echo(_conclusion(plan, until, result))
+    return 0
+
+
+@click.command(short_help="Show what a build would do, without doing it.")
+@click.argument("model", metavar="MODEL_OR_FILE")
+@click.option("--to", metavar="DEST", help="HOST[:PORT]/REPO[:TAG], or oci:FOLDER[:TAG].")
+@click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match. Repeatable.")
+@click.option("--max-size", metavar="SIZE", help="Regroup the weights in files of at most SIZE, such as 4GiB.")
+@click.option("--quantize", "recipe", metavar="RECIPE", help="Quantize by this recipe: a name or a .yaml file.")
+@moving
+@as_json
+def plan(model: str, *, as_json: bool, **flags: Any) -> None:
+    """Show what a build of MODEL_OR_FILE would do: bytes to download, to read, to upload, to mount and to skip, the
+    disk and memory it needs, and layers that the registry would refuse.
+
+    Headers are read, and the destination is asked what it has; nothing is fetched or written.
+    """
+    from packer.forecast import foresee
+    from packer.plan import resolve
+
+    reach = access(flags, note)
+    file = _build_file(model, flags)
+    build = resolve(file, STAGES[-1], work(), reach, environment())
+    forecast = foresee(build, reach, file.source)
+    click.echo(json.dumps({"event": "plan", **forecast.to_json()}) if as_json else forecast.render())
+
+
+def _build_file(model: str, flags: dict[str, Any]) -> BuildFile:
+    from containers.modelpack import ModelPack
+    from packer.buildfile import BuildFile, Pickles, RemoteCode, override, parse_size, read_build_file
+    from registry.descriptor import Platform
+
+    is_file = model.endswith((".yaml", ".yml")) and Path(model).is_file()
+    file = read_build_file(Path(model)) if is_file else BuildFile(source=model)
+    convert: dict[str, Callable[[Any], Any]] = {
+        "platforms": lambda names: tuple(map(Platform.parse, names)),
+        "busybox": lambda pairs: dict(map(_binary, pairs)),
+        "modelpack": ModelPack,
+        "pickle": Pickles,
+        "remote_code": RemoteCode,
+        "max_size": parse_size,
+    }
+    given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
+    values = {key: convert.get(key, lambda value: value)(value) for key, value in given.items()}
+    return override(file, values)
+
+
+def _binary(text: str) -> tuple[Any, Path]:
+    from registry.descriptor import Platform
+
+    platform, equals, path = text.partition("=")
+    if not equals:
+        raise UsageError("this names no file for a platform", expected="--busybox linux/arm64=FILE", found=text)
+    return Platform.parse(platform), Path(path)
+
+
+def _run(plan: Build, until: str, listener: Listener, report: Path | None) -> object:
+    """The result of the last stage, or of the one that says no; a report is written before anything comes after it."""
+    from packer.pipeline import pipeline
+    from packer.watch import Run
+
+    result: object = None
+    for result in islice(pipeline(plan, Run(listener)), STAGES.index(until) + 1):
+        tell_report(result, work(), report, listener)
+    return result
+
+
+def _outcome(plan: Build, result: object) -> dict[str, Any]:
+    from packer.watch import facts
+
+    return {**facts(result), "base": {"name": plan.base.name, "digest": plan.base.digest}}
+
+
+def _conclusion(plan: Build, until: str, result: object) -> str:
+    release = _outcome(plan, result)
+    if until == "package":
+        digests = [f"{form:<9}  {release[form]}" for form in ("image", "modelpack") if release[form]]
+        return "\n".join([*digests, "nothing was published"])
+    if until != STAGES[-1]:
+        return f"stopped after {until}; nothing was published"
+    from packer.stages import MODELPACK_SUFFIX
+
+    lines = [f"image      {plan.to}", f"           {release['image']}"]
+    if release["modelpack"]:
+        lines += [f"modelpack  {plan.to}{MODELPACK_SUFFIX}", f"           {release['modelpack']}"]
+    return "\n".join([*lines, f"base       {plan.base.name} {plan.base.digest or ''}".rstrip()])

@@ -1,0 +1,25 @@
+"""What failures of the machine amount to, in the words of our errors."""
+
+from __future__ import annotations
+
+import errno
+
+from registry.errors import PackerError, SpaceError, TransferError
+
+
+def expected(error: Exception) -> Exception:
+    """The error of our tree that a failure of the machine amounts to; other errors as they are."""
+    if isinstance(error, PackerError):
+        return error
+    if isinstance(error, MemoryError):
+        return SpaceError("there is not enough memory", hint="free some, or build on a larger machine")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceError(
+            "the disk is full", subject=str(error.filename or ""), hint="free some space and run it again"
+        )
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        hint = "check the path, its permissions and the limits of this process"
+        return TransferError(
+            f"a file cannot be used ({error.strerror or error})", subject=str(error.filename or ""), hint=hint
+        )
+    return error
