@@ -16,6 +16,7 @@ from contextlib import suppress
 import click
 
 from packer.commands.build import build, plan
+from packer.commands.ci import ci
 from packer.commands.evaluate import evaluate, suites
 from packer.commands.models import inspect, merge, quantize, recipes, shard, validate
 from packer.commands.scorecards import diff, scorecard
@@ -42,6 +43,7 @@ COMMANDS = (
     tag,
     tags,
     login,
+    ci,
 )
 DEFECT, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
 

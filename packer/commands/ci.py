@@ -1,0 +1,10 @@
+"""`packer ci`: documents that have a pipeline service run the builds of a file."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group(short_help="Write what runs builds by themselves.")
+def ci() -> None:
+    """Write what has a pipeline service run the builds of a build file, by itself and again and again."""
