@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -19,9 +19,13 @@ from formats.text import parse_yaml, printable
 from recipes.evaluation.scorecard import Undecided
 from registry.descriptor import Platform
 from registry.errors import UsageError
+from registry.reference import is_tag
 
 MAX_SIZE = 1 << 20
 """Bytes of a build file."""
+
+VARIANTS = "variants"
+"""The key of what differs between several builds from one source."""
 
 _MESSAGES = {"tuple_type": "this must be a list, such as [a, b]", "missing": "this key is needed"}
 
@@ -165,8 +169,82 @@ class BuildFile(_Strict):
     publish: Publish = Publish()
 
 
-def read_build_file(path: Path) -> BuildFile:
-    """The build that the file describes, relative paths taken from its folder; `UsageError` if it is malformed."""
+def read_builds(path: Path) -> dict[str, BuildFile]:
+    """The builds that a file describes, by the names of its variants: one without a name if it has none.
+
+    Relative paths are taken from the file's folder. `UsageError` if it is malformed.
+    """
+    document = _read(path)
+    variants = document.pop(VARIANTS, None)
+    if variants is None:
+        return {"": _build(path, document)}
+    return {name: _build(path, merged) for name, merged in _variants(path, document, variants).items()}
+
+
+def _build(path: Path, document: dict[str, Any]) -> BuildFile:
+    try:
+        return _relative_to(path.parent, BuildFile.model_validate(document))
+    except ValidationError as error:
+        raise _explain(path, error) from error
+
+
+def _variants(path: Path, document: dict[str, Any], variants: object) -> dict[str, dict[str, Any]]:
+    """The document with what each variant has of its own, by name. Maps are merged, all else is replaced."""
+    if not isinstance(variants, list) or not variants or not all(isinstance(one, dict) for one in variants):
+        expected = "a list of maps, such as [{name: fp8, quantize: fp8-dynamic}]"
+        raise UsageError(f"{VARIANTS}: this is no list of variants", subject=str(path), expected=expected)
+    found: dict[str, dict[str, Any]] = {}
+    for variant in variants:
+        own = dict(variant)
+        name = own.pop("name", None)
+        if not isinstance(name, str) or not is_tag(name) or name in found:
+            what = (
+                "this name is taken" if name in found else "a variant has a name of letters, digits, '_', '.' and '-'"
+            )
+            raise UsageError(f"{VARIANTS}: {what}", subject=str(path), found=printable(repr(name))[:100])
+        found[name] = _at_its_tag(name, own, _merged(document, own))
+    return found
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Both; where both have a map, both of its."""
+    inner = {}
+    for key in base.keys() & own.keys():
+        maps = [_expanded(key, document[key]) for document in (base, own)]
+        if _is_map(maps[0]) and _is_map(maps[1]):
+            inner[key] = _merged(maps[0], maps[1])
+    return {**base, **own, **inner}
+
+
+def _expanded(key: str, value: object) -> object:
+    """A section in its long form."""
+    return {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
+
+
+_SHORT = {"quantize": "recipe", "evaluate": "suite"}
+"""The sections that may be a text, and which of their keys that is."""
+
+
+def _is_map(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _at_its_tag(name: str, own: dict[str, Any], merged: dict[str, Any]) -> dict[str, Any]:
+    """A variant that does not say where it goes has its name as the tag, or behind the tag of the file."""
+    publish, said = merged.get("publish"), own.get("publish")
+    if not _is_map(publish) or not isinstance(publish.get("to"), str) or (_is_map(said) and "to" in said):
+        return merged
+    return {**merged, "publish": {**publish, "to": with_variant(publish["to"], name)}}
+
+
+def with_variant(to: str, name: str) -> str:
+    """The destination of a variant: `REPO:NAME` for `REPO`, `REPO:TAG-NAME` for `REPO:TAG`."""
+    head, colon, tag = to.rpartition(":")
+    has_tag = colon and "/" not in tag and head != "oci"
+    return f"{to}-{name}" if has_tag else f"{to}:{name}"
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_SIZE:
             raise UsageError(
@@ -179,10 +257,7 @@ def read_build_file(path: Path) -> BuildFile:
             )
     except ValueError as error:
         raise UsageError(f"this is not YAML: {error}", subject=str(path)) from error
-    try:
-        return _relative_to(path.parent, BuildFile.model_validate(document))
-    except ValidationError as error:
-        raise _explain(path, error) from error
+    return document
 
 
 def _relative_to(folder: Path, build: BuildFile) -> BuildFile:

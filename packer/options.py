@@ -87,6 +87,27 @@ _EVALUATING = (
     ),
 )
 
+_RESULTS = (
+    click.option(
+        "--result-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write the outcome to this file, as a JSON object, whatever it is.",
+    ),
+    click.option(
+        "--result-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Write IMAGE_URL, IMAGE_DIGEST, VERDICT, RETENTION and more to a file each, as a Tekton step needs it.",
+    ),
+    click.option(
+        "--result-env",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Append the same as NAME=VALUE lines to this file, as a GitHub step needs it ($GITHUB_OUTPUT).",
+    ),
+)
+
 REMOTE_CODE = ("reject", "allow")
 """What may be done about code that comes with a model."""
 
@@ -116,6 +137,13 @@ def quantizing(command: F) -> F:
 def evaluating(command: F) -> F:
     """The options of every command that evaluates."""
     for option in reversed(_EVALUATING):
+        command = option(command)
+    return command
+
+
+def resulting(command: F) -> F:
+    """The options of every command whose outcome a job acts on."""
+    for option in reversed(_RESULTS):
         command = option(command)
     return command
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from formats.text import printable
 from packer.commands.evaluate import is_refused, tell_refusal, tell_report
 from packer.options import (
     REMOTE_CODE,
@@ -21,14 +22,16 @@ from packer.options import (
     moving,
     note,
     quantizing,
+    resulting,
     work,
 )
 from packer.stages import STAGES
-from registry.errors import UsageError
+from registry.errors import PackerError, UsageError
 
 if TYPE_CHECKING:
     from packer.buildfile import BuildFile
     from packer.pipeline import Build
+    from packer.results import Places
     from packer.watch import Listener
 
 MODELPACK = ("shared", "raw", "none")
@@ -101,29 +104,29 @@ PICKLES = ("reject", "convert")
     help="The ModelPack manifest at DEST-modelpack: over the image's own tar layers (shared, the default; no extra "
     "space), over the files as they are (raw; the model is stored twice), or not at all.",
 )
+@click.option(
+    "--variant", multiple=True, metavar="NAME", help="Of a build file with variants, only this one. Repeatable."
+)
+@resulting
 @moving
 @as_json
-def build(model: str, *, until: str, as_json: bool, **flags: Any) -> int:
+def build(model: str, *, until: str, variant: tuple[str, ...], as_json: bool, **flags: Any) -> int:
     """Build MODEL and publish it: an image at DEST and a ModelPack manifest at DEST-modelpack.
 
     MODEL is a folder in the Hugging Face layout, a .safetensors, .gguf or .onnx file, hf://ORG/NAME[@REVISION],
     oci://HOST/REPO[:TAG|@DIGEST] (an artifact of packer or another tool), or a build file (packer.yaml).
     """
-    from packer.plan import resolve
+    from packer.results import Places
 
-    with listener(in_json=as_json) as told:
-        reach = access(flags, told.noted)
-        file = _build_file(model, flags)
-        plan, report = resolve(file, until, work(), reach, environment()), file.evaluate.report
-        result = _run(plan, until, told, report)
-    if is_refused(result):
-        return tell_refusal(result, as_json=as_json)
-    if as_json:
-        event = "release" if until == STAGES[-1] else "stopped"
-        click.echo(json.dumps({"event": event, "after": until, **_outcome(plan, result)}, ensure_ascii=False))
-    else:
-        click.echo(_conclusion(plan, until, result))
-    return 0
+    places = Places(flags.pop("result_file"), flags.pop("result_dir"), flags.pop("result_env"))
+    builds = _chosen(_builds(model, flags), variant)
+    if len(builds) > 1 and places.any:
+        raise UsageError(
+            "the result of one build is asked for, and there are several",
+            found=", ".join(builds),
+            hint=f"choose one: --variant {next(iter(builds))}",
+        )
+    return max(_build(name, file, until, places, flags, as_json=as_json) for name, file in builds.items())
 
 
 @click.command(short_help="Show what a build would do, without doing it.")
@@ -132,9 +135,10 @@ def build(model: str, *, until: str, as_json: bool, **flags: Any) -> int:
 @click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match. Repeatable.")
 @click.option("--max-size", metavar="SIZE", help="Regroup the weights in files of at most SIZE, such as 4GiB.")
 @click.option("--quantize", "recipe", metavar="RECIPE", help="Quantize by this recipe: a name or a .yaml file.")
+@click.option("--variant", metavar="NAME", help="Of a build file with variants, this one.")
 @moving
 @as_json
-def plan(model: str, *, as_json: bool, **flags: Any) -> None:
+def plan(model: str, *, variant: str | None, as_json: bool, **flags: Any) -> None:
     """Show what a build of MODEL_OR_FILE would do: bytes to download, to read, to upload, to mount and to skip, the
     disk and memory it needs, and layers that the registry would refuse.
 
@@ -144,19 +148,65 @@ def plan(model: str, *, as_json: bool, **flags: Any) -> None:
     from packer.plan import resolve
 
     reach = access(flags, note)
-    file = _build_file(model, flags)
+    file = _only(_builds(model, flags), variant)
     build = resolve(file, STAGES[-1], work(), reach, environment())
     forecast = foresee(build, reach, file.source)
     click.echo(json.dumps({"event": "plan", **forecast.to_json()}) if as_json else forecast.render())
 
 
-def _build_file(model: str, flags: dict[str, Any]) -> BuildFile:
+def _build(name: str, file: BuildFile, until: str, places: Places, flags: dict[str, Any], *, as_json: bool) -> int:
+    """One build, told and written to where it is wanted; the exit code."""
+    from packer.plan import resolve
+    from packer.results import Recorded, values
+
+    with listener(in_json=as_json) as told:
+        recorded = Recorded(told)
+        try:
+            reach = access(dict(flags), told.noted)
+            plan = resolve(file, until, work(), reach, environment())
+            result = _run(plan, until, recorded, file.evaluate.report)
+        except PackerError as error:
+            places.write({"event": "error", **_named(name), **error.to_json()}, values(recorded.stages))
+            raise
+    if is_refused(result):
+        places.write({"event": "scorecard", **_named(name), **result.scorecard.to_json()}, values(recorded.stages))
+        return tell_refusal(result, as_json=as_json)
+    event = "release" if until == STAGES[-1] else "stopped"
+    document = {"event": event, "after": until, **_named(name), **_outcome(plan, result)}
+    places.write(document, values(recorded.stages))
+    click.echo(json.dumps(document, ensure_ascii=False) if as_json else _conclusion(plan, until, result))
+    return 0
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"variant": name} if name else {}
+
+
+def _chosen(builds: dict[str, BuildFile], names: Sequence[str]) -> dict[str, BuildFile]:
+    """The builds of those names; all, if none is named."""
+    for name in names:
+        if name not in builds:
+            expected = ", ".join(filter(None, builds)) or "a build file with variants:"
+            raise UsageError("there is no such variant", expected=expected, found=printable(name))
+    return {name: builds[name] for name in names or builds}
+
+
+def _only(builds: dict[str, BuildFile], name: str | None) -> BuildFile:
+    chosen = _chosen(builds, (name,) if name else ())
+    if len(chosen) > 1:
+        hint = f"choose one: --variant {next(iter(chosen))}"
+        raise UsageError("this file has several variants", found=", ".join(chosen), hint=hint)
+    return next(iter(chosen.values()))
+
+
+def _builds(model: str, flags: dict[str, Any]) -> dict[str, BuildFile]:
+    """The builds that are asked for, by the names of their variants, flags in place of what the file says."""
     from containers.modelpack import ModelPack
-    from packer.buildfile import BuildFile, Pickles, RemoteCode, override, parse_size, read_build_file
+    from packer.buildfile import BuildFile, Pickles, RemoteCode, override, parse_size, read_builds, with_variant
     from registry.descriptor import Platform
 
     is_file = model.endswith((".yaml", ".yml")) and Path(model).is_file()
-    file = read_build_file(Path(model)) if is_file else BuildFile(source=model)
+    builds = read_builds(Path(model)) if is_file else {"": BuildFile(source=model)}
     convert: dict[str, Callable[[Any], Any]] = {
         "platforms": lambda names: tuple(map(Platform.parse, names)),
         "busybox": lambda pairs: dict(map(_binary, pairs)),
@@ -167,7 +217,9 @@ def _build_file(model: str, flags: dict[str, Any]) -> BuildFile:
     }
     given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
     values = {key: convert.get(key, lambda value: value)(value) for key, value in given.items()}
-    return override(file, values)
+    to = values.pop("to", None)
+    places = {name: {"to": with_variant(to, name) if name else to} if to else {} for name in builds}
+    return {name: override(file, values | places[name]) for name, file in builds.items()}
 
 
 def _binary(text: str) -> tuple[Any, Path]:
@@ -179,12 +231,12 @@ def _binary(text: str) -> tuple[Any, Path]:
     return Platform.parse(platform), Path(path)
 
 
-def _run(plan: Build, until: str, listener: Listener, report: Path | None) -> object:
+def _run(plan: Build, until: str, listener: Listener, report: Path | None) -> Any:
     """The result of the last stage, or of the one that says no; a report is written before anything comes after it."""
     from packer.pipeline import pipeline
     from packer.watch import Run
 
-    result: object = None
+    result = None
     for result in islice(pipeline(plan, Run(listener)), STAGES.index(until) + 1):
         tell_report(result, work(), report, listener)
     return result

@@ -1,0 +1,114 @@
+"""The outcome of a build for the jobs that run it: as a JSON object, as a file for each value, as lines of NAME=VALUE.
+
+Tekton reads results from a folder, a file for each, 4096 bytes in all; GitHub reads lines from the file that
+`$GITHUB_OUTPUT` names. `IMAGE_URL` and `IMAGE_DIGEST` are the names by which Tekton Chains knows what was built.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from formats.text import printable
+from packer.watch import Listener
+from recipes.task import whole_file
+
+NAMES = (
+    "IMAGE_URL",
+    "IMAGE_DIGEST",
+    "MODELPACK_URL",
+    "MODELPACK_DIGEST",
+    "SOURCE_URL",
+    "SOURCE_REVISION",
+    "VERDICT",
+    "RETENTION",
+    "CHANGED",
+)
+"""The values, each a line of text; empty where a build has none."""
+
+LONGEST = 400
+"""Characters of a value: all of them fit into what Tekton takes."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the outcome goes: `file` gets the object, `folder` a file for each value, `lines` has them appended."""
+
+    file: Path | None = None
+    folder: Path | None = None
+    lines: Path | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anybody wants it."""
+        return bool(self.file or self.folder or self.lines)
+
+    def write(self, document: Mapping[str, Any], values: Mapping[str, str]) -> None:
+        """Write the outcome to each place."""
+        if self.file:
+            with whole_file(self.file) as scratch:
+                scratch.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, value in values.items():
+                (self.folder / name).write_text(value, encoding="utf-8")
+        if self.lines:
+            with self.lines.open("a", encoding="utf-8") as stream:
+                stream.writelines(f"{name}={value}\n" for name, value in values.items())
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A listener that keeps what is told of the result of each stage, and tells another."""
+
+    inner: Listener
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def started(self, stage: str, size: int | None) -> None:
+        """The inner one's."""
+        self.inner.started(stage, size)
+
+    def expected(self, size: int) -> None:
+        """The inner one's."""
+        self.inner.expected(size)
+
+    def advanced(self, count: int) -> None:
+        """The inner one's."""
+        self.inner.advanced(count)
+
+    def noted(self, text: str) -> None:
+        """The inner one's."""
+        self.inner.noted(text)
+
+    def finished(self, stage: str, facts: dict[str, Any]) -> None:
+        """Keep the facts; a stage that runs twice, as for a baseline, counts the first time."""
+        self.stages.setdefault(stage, facts)
+        self.inner.finished(stage, facts)
+
+
+def values(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What jobs read, of what each stage told."""
+    origin = stages.get("fetch", {}).get("origin", {})
+    scorecard, release = stages.get("evaluate", {}), stages.get("publish", {})
+    gated = [metric["retention"]["estimate"] for metric in scorecard.get("metrics", ()) if metric["is_gated"]]
+    known = {
+        **_published("IMAGE", release.get("image"), release.get("tags", ())[:1]),
+        **_published("MODELPACK", release.get("modelpack"), release.get("tags", ())[1:]),
+        "SOURCE_URL": "{kind}://{name}".format_map(origin) if origin.get("name") else None,
+        "SOURCE_REVISION": origin.get("revision"),
+        "VERDICT": scorecard.get("verdict"),
+        "RETENTION": f"{min(gated):.4f}" if gated else None,
+        "CHANGED": str(release["changed"]).lower() if release else None,
+    }
+    return {name: printable(known[name] or "")[:LONGEST] for name in NAMES}
+
+
+def _published(name: str, reference: str | None, tags: Sequence[str]) -> dict[str, str | None]:
+    """The place and the digest of what was published under a tag."""
+    if not reference:
+        return {f"{name}_URL": None, f"{name}_DIGEST": None}
+    place, _, digest = reference.rpartition("@")
+    return {f"{name}_URL": f"{place}:{tags[0]}", f"{name}_DIGEST": digest}

@@ -1,0 +1,154 @@
+"""Several builds from one file, and their outcome for jobs: JSON, a file a value, lines of NAME=VALUE."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from packer.buildfile import read_builds, with_variant
+from packer.results import LONGEST, NAMES, values
+from registry.errors import UsageError
+from tests.parts import tiny
+from tests.parts.command import events, packer, release
+from tests.parts.servers import Server
+
+FILE = """
+source: ./model
+quantize: fp8-dynamic
+evaluate: fidelity
+publish: {to: "registry.example.com:5000/models/smollm2:v1", base: none}
+variants:
+  - {name: fp8, evaluate: {retain: 0.95}}
+  - {name: int8, quantize: int8-w8a8-rtn, evaluate: {retain: 0.9, budget: 5m}}
+  - {name: raw, publish: {to: "oci:out", modelpack: raw}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two variants of a tiny model that differ in their ModelPack manifest."""
+    tiny.write_folder(tmp_path / "model", tiny.SHARDED)
+    variants = [{"name": "plain"}, {"name": "raw", "publish": {"modelpack": "raw"}}]
+    document = {"source": "model", "publish": {"to": "oci:out", "base": "none"}, "variants": variants}
+    (tmp_path / "packer.yaml").write_text(json.dumps(document))
+    return tmp_path
+
+
+def test_a_variant_has_what_the_file_says_and_what_it_says_itself(tmp_path: Path) -> None:
+    (tmp_path / "packer.yaml").write_text(FILE)
+    builds = read_builds(tmp_path / "packer.yaml")
+    assert {name: build.publish.to for name, build in builds.items()} == {
+        "fp8": "registry.example.com:5000/models/smollm2:v1-fp8",
+        "int8": "registry.example.com:5000/models/smollm2:v1-int8",
+        "raw": f"oci:{tmp_path / 'out'}",
+    }
+    assert [build.quantize.recipe for build in builds.values()] == ["fp8-dynamic", "int8-w8a8-rtn", "fp8-dynamic"]
+    assert [build.evaluate.suite for build in builds.values()] == ["fidelity"] * 3
+    assert [build.evaluate.retain for build in builds.values()] == [0.95, 0.9, None]
+    assert [build.evaluate.budget for build in builds.values()] == [1200, 300, 1200]
+    assert [build.publish.base for build in builds.values()] == ["none"] * 3
+    assert {build.source for build in builds.values()} == {str(tmp_path / "model")}
+
+
+@pytest.mark.parametrize(
+    ("to", "expected"),
+    [
+        ("h:5000/a/b", "h:5000/a/b:n"),
+        ("h/a:v1", "h/a:v1-n"),
+        ("oci:out", "oci:out:n"),
+        ("oci:./x:y/out", "oci:./x:y/out:n"),
+        ("oci:out:v1", "oci:out:v1-n"),
+    ],
+)
+def test_where_a_variant_goes(to: str, expected: str) -> None:
+    assert with_variant(to, "n") == expected
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        ("{fp8: {}}", "this is no list of variants"),
+        ("[]", "this is no list of variants"),
+        ("[fp8]", "this is no list of variants"),
+        ("[{quantize: fp8-dynamic}]", "a variant has a name"),
+        ("[{name: 'a b'}]", "a variant has a name"),
+        ("[{name: a}, {name: a}]", "this name is taken"),
+        ("[{name: a, quantise: x}]", "did you mean 'quantize'?"),
+        ("[{name: a, variants: []}]", "the key 'variants' is not known"),
+    ],
+)
+def test_variants_that_are_wrong(tmp_path: Path, variants: str, said: str) -> None:
+    (tmp_path / "packer.yaml").write_text(f"source: ./model\nvariants: {variants}\n")
+    with pytest.raises(UsageError, match=r"(?s)" + said.replace("?", r"\?")):
+        read_builds(tmp_path / "packer.yaml")
+
+
+def test_all_variants_are_built_or_those_that_are_named(folder: Path) -> None:
+    told = [one for one in events("build", folder / "packer.yaml") if one["event"] == "release"]
+    assert [(one["variant"], one["tags"][0]) for one in told] == [("plain", "plain"), ("raw", "raw")]
+    assert told[0]["image"] == told[1]["image"]
+    assert told[0]["modelpack"] != told[1]["modelpack"]
+    one = release(folder / "packer.yaml", "--variant", "raw", "--to", f"oci:{folder}/other:v2")
+    assert (one["tags"], one["modelpack"].partition("@")[2]) == (
+        ["v2-raw", "v2-raw-modelpack"],
+        told[1]["modelpack"].partition("@")[2],
+    )
+
+
+def test_what_is_said_of_variants(folder: Path) -> None:
+    done = packer("build", folder / "packer.yaml", "--variant", "rwa", check=False)
+    assert (done.returncode, "plain, raw" in done.stderr) == (2, True)
+    done = packer("build", folder / "packer.yaml", "--result-file", folder / "x", check=False)
+    assert (done.returncode, "choose one: --variant plain" in done.stderr) == (2, True)
+    done = packer("plan", folder / "packer.yaml", check=False)
+    assert (done.returncode, "choose one: --variant plain" in done.stderr) == (2, True)
+    assert packer("plan", folder / "packer.yaml", "--variant", "raw").returncode == 0
+    done = packer("build", folder / "model", "--to", "oci:x", "--variant", "raw", check=False)
+    assert (done.returncode, "a build file with variants:" in done.stderr) == (2, True)
+
+
+def test_results_in_three_forms(folder: Path, registry: Server) -> None:
+    flags = ("--result-file", folder / "a/result.json", "--result-dir", folder / "b", "--result-env", folder / "env")
+    (folder / "env").write_text("KEPT=1\n")
+    to = f"{registry.address}/variants/results:v1"
+    last = release(folder / "packer.yaml", "--variant", "plain", "--to", to, *flags)
+    assert json.loads((folder / "a/result.json").read_text()) == last
+    files = {path.name: path.read_text() for path in (folder / "b").iterdir()}
+    repository, _, digest = last["image"].partition("@")
+    assert files == {
+        **dict.fromkeys(NAMES, ""),
+        "IMAGE_URL": f"{repository}:v1-plain",
+        "IMAGE_DIGEST": digest,
+        "MODELPACK_URL": f"{repository}:v1-plain-modelpack",
+        "MODELPACK_DIGEST": last["modelpack"].partition("@")[2],
+        "CHANGED": "true",
+    }
+    lines = (folder / "env").read_text().splitlines()
+    assert lines == ["KEPT=1", *(f"{name}={files[name]}" for name in NAMES)]
+
+
+def test_the_source_is_among_the_results(folder: Path, registry: Server) -> None:
+    to = f"{registry.address}/variants/source:v1"
+    made = release(folder / "model", "--to", to, "--base", "none")
+    release(f"oci://{to}", "--to", f"oci:{folder}/again", "--base", "none", "--result-dir", folder / "b")
+    assert (folder / "b/SOURCE_URL").read_text() == f"oci://{registry.address}/variants/source"
+    assert (folder / "b/SOURCE_REVISION").read_text().startswith("sha256:")
+    assert made["image"].startswith(registry.address)
+
+
+def test_an_error_is_a_result(folder: Path) -> None:
+    (folder / "model/config.json").write_text("{")
+    flags = ("--to", f"oci:{folder}/out:v1", "--base", "none", "--result-file", folder / "r", "--result-dir", folder)
+    done = packer("build", folder / "model", *flags, check=False)
+    assert done.returncode == 3
+    document = json.loads((folder / "r").read_text())
+    assert (document["event"], "config.json" in json.dumps(document)) == ("error", True)
+    assert (folder / "IMAGE_DIGEST").read_text() == ""
+
+
+def test_no_value_breaks_out_of_its_line() -> None:
+    told = values({"fetch": {"origin": {"kind": "hf", "name": "a\nIMAGE_DIGEST=x" * 99, "revision": "\r\n"}}})
+    assert all(len(value) <= LONGEST and value.isprintable() for value in told.values())
+    assert LONGEST * len(NAMES) < 4096
