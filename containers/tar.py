@@ -14,6 +14,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from typing import BinaryIO, NamedTuple, cast
 
@@ -123,12 +124,34 @@ def read_tar(stream: BinaryIO, origin: str) -> Iterator[Entry]:
     """
     while (found := _next_member(stream, origin)) is not None:
         content = _content(stream, found.size, origin)
-        if found.is_file:
+        if found.kind is Kind.FILE:
             yield Entry(found.name, found.size, content)
         for _ in content:
             pass
     for _ in iter(lambda: stream.read(CHUNK), b""):
         pass
+
+
+class Kind(StrEnum):
+    """What a member is."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    SYMLINK = "symbolic link"
+    HARDLINK = "hard link"
+    OTHER = "device or pipe"
+
+
+class Walked(NamedTuple):
+    """A member as its headers have it: where its content begins, and of a link the target, cut at 100 bytes."""
+
+    name: str
+    start: int
+    size: int
+    kind: Kind
+    mode: int
+    owner: int
+    target: str
 
 
 def walk_tar(stream: BinaryIO, origin: str) -> Iterator[tuple[str, int, int]]:
@@ -137,8 +160,19 @@ def walk_tar(stream: BinaryIO, origin: str) -> Iterator[tuple[str, int, int]]:
     Reads headers alone. `ContentError` as `read_tar` has it, for more than `MAX_MEMBERS`, and for more than
     `MAX_HEADERS`.
     """
-    position, members, headers, whole = 0, 0, 0, stream.seek(0, io.SEEK_END)
+    whole = stream.seek(0, io.SEEK_END)
     stream.seek(0)
+    for member in walk_members(stream, origin, whole):
+        if member.kind is Kind.FILE:
+            yield member.name, member.start, member.size
+
+
+def walk_members(stream: BinaryIO, origin: str, whole: int) -> Iterator[Walked]:
+    """Every member of a tar of `whole` bytes, from headers alone; of `stream` only `tell` and seeks forward are used.
+
+    `ContentError` as `walk_tar` has it.
+    """
+    position, members, headers = 0, 0, 0
     while (found := _next_member(stream, origin)) is not None:
         start = stream.tell()
         members, headers = members + 1, headers + start - position
@@ -152,18 +186,33 @@ def walk_tar(stream: BinaryIO, origin: str) -> Iterator[tuple[str, int, int]]:
         position = start + found.size
         if position > whole:
             raise ContentError("a tar member is truncated", subject=origin, expected=f"{position} bytes", found=whole)
-        if found.is_file:
-            yield found.name, start, found.size
+        yield Walked(
+            found.name, start, found.size, found.kind, found.header.mode, found.header.owner, found.header.target
+        )
         position += -found.size % BLOCK
         stream.seek(position)
 
 
+_KINDS = {
+    tarfile.DIRTYPE: Kind.FOLDER,
+    tarfile.SYMTYPE: Kind.SYMLINK,
+    tarfile.LNKTYPE: Kind.HARDLINK,
+    tarfile.CHRTYPE: Kind.OTHER,
+    tarfile.BLKTYPE: Kind.OTHER,
+    tarfile.FIFOTYPE: Kind.OTHER,
+}
+"""Of members without content."""
+
+
 class _Header(NamedTuple):
-    """One header block: the name and the size in its fields, and its type."""
+    """One header block: its fields, and its type."""
 
     name: str
     size: int
     kind: bytes
+    mode: int
+    owner: int
+    target: str
 
 
 class _Found(NamedTuple):
@@ -171,7 +220,8 @@ class _Found(NamedTuple):
 
     name: str
     size: int
-    is_file: bool
+    kind: Kind
+    header: _Header
 
 
 def _next_member(stream: BinaryIO, origin: str) -> _Found | None:
@@ -211,8 +261,8 @@ def _member(header: _Header | None, said: dict[bytes, bytes], seen: set[bytes], 
     name = _text(said[b"path"], origin) if said.get(b"path") else header.name
     size = _size(said[b"size"], origin) if said.get(b"size") else header.size
     if header.kind in _EMPTY or (header.kind == tarfile.AREGTYPE and name.endswith("/")):
-        return _Found(name, 0, is_file=False)  # whatever the header says, as Go and Python read it
-    return _Found(name, size, header.kind in _FILES)
+        return _Found(name, 0, _KINDS.get(header.kind, Kind.FOLDER), header)  # as Go and Python read it
+    return _Found(name, size, Kind.FILE if header.kind in _FILES else Kind.OTHER, header)
 
 
 def _extension(header: _Header, data: bytes, origin: str) -> dict[bytes, bytes]:
@@ -283,7 +333,7 @@ def _next_header(stream: BinaryIO, origin: str) -> _Header | None:
         raise ContentError("a tar member has a negative size", subject=origin, found=info.size)
     if block[257:265] == tarfile.GNU_MAGIC:  # where USTAR has the front of the name, GNU has times
         info.name = block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
-    return _Header(info.name, info.size, block[156:157])
+    return _Header(info.name, info.size, block[156:157], info.mode, info.uid, info.linkname)
 
 
 def _extra(stream: BinaryIO, header: _Header, origin: str) -> bytes:
