@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from formats.text import printable
 from packer.commands.evaluate import is_refused, tell_refusal, tell_report
 from packer.options import (
     REMOTE_CODE,
@@ -184,6 +183,8 @@ def _named(name: str) -> dict[str, str]:
 
 def _chosen(builds: dict[str, BuildFile], names: Sequence[str]) -> dict[str, BuildFile]:
     """The builds of those names; all, if none is named."""
+    from formats.text import printable
+
     for name in names:
         if name not in builds:
             expected = ", ".join(filter(None, builds)) or "a build file with variants:"

@@ -38,6 +38,7 @@ def original(gguf_model: Path) -> Path:
 def answer(original: Path) -> str:
     text = llama.generate(original, PROMPT)
     assert "Paris" in text
+    assert len(text) == llama.CHARACTERS
     return text
 
 

@@ -26,9 +26,7 @@ def generate(model: Path, prompt: str) -> str:
     """
     quiet = ("--no-conversation", "--no-display-prompt", "--no-warmup", "--verbosity", "1")
     size = ("--ctx-size", "256", "--predict", "40", "--threads", "1", "--temp", "0")
-    said = _tool("llama-completion", "--model", model, "--prompt", prompt, *size, *quiet)
-    assert len(said) >= CHARACTERS, said
-    return said[:CHARACTERS]
+    return _tool("llama-completion", "--model", model, "--prompt", prompt, *size, *quiet)[:CHARACTERS]
 
 
 def quantize(*arguments: str | Path) -> str:
