@@ -71,7 +71,7 @@ docs: .venv/.base
 
 install: .venv/.everything
 
-components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL) $(PICKLES) $(REAL) .cache/llama .cache/oci11/.installed
+components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL) $(PICKLES) $(REAL) .cache/llama .cache/oci11/.installed .cache/podman5
 	@scripts/debian.sh $(DEBIAN)
 
 .venv/bin/python:
@@ -114,6 +114,9 @@ $(REAL): | .venv/bin/python
 
 .cache/llama:
 	$(AS_ROOT) scripts/llama.sh $@
+
+.cache/podman5:
+	scripts/podman5.sh $@
 
 .cache/oci11/.installed: scripts/oci11.sh tests/parts/oci11/main.go
 	$^ $(@D)
