@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import deep, gpu, headers, quantize, registry, shards
+from bench import deep, evaluate, gpu, headers, quantize, registry, shards
 from bench.document import table, write_head, write_section
 from bench.measure import ROOT, RUNS, Row
 
-QUANTIZE = "quantize"
-"""The part that has a section of its own."""
+QUANTIZE, EVALUATE = "quantize", "evaluate"
+"""The parts that have a section of their own."""
 
 _HEAD = """# Benchmarks
 
@@ -34,28 +34,36 @@ the peak of all processes together, pages of mapped files among them. In the min
 processes ran on average.
 
 """
+_EVALUATE = """
+SmolLM2-135M, measured by `python -m bench evaluate` on {date}, on {machine}. Figures are medians of {runs} runs, but
+where one is said. Memory is the peak of all processes together. packer's figures include the report. In the minute
+before it began, {load:.1f} other processes ran on average.
+
+"""
 
 
 def main(names: Sequence[str] = ()) -> None:
     """Measure these parts, or all; print; write what the table and the sections then hold."""
-    if unknown := set(names) - {*_PARTS, QUANTIZE}:
-        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join([*_PARTS, QUANTIZE])}")
+    if unknown := set(names) - {*_PARTS, QUANTIZE, EVALUATE}:
+        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join([*_PARTS, QUANTIZE, EVALUATE])}")
     place = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
     with tempfile.TemporaryDirectory(dir=place, prefix="packer-bench-") as folder:
         rows = [_told(row) for name in names or _PARTS if name in _PARTS for row in _PARTS[name](Path(folder))]
     if not names:
         _write(rows, "tmpfs" if place.name == "shm" else "disk")
     if not names or QUANTIZE in names:
-        _quantize()
+        _section("Quantization", _QUANTIZE, quantize.RUNS, quantize.run())
+    if not names or EVALUATE in names:
+        _section("Evaluation", _EVALUATE, evaluate.RUNS, evaluate.run())
     gpu.require_section()
 
 
-def _quantize() -> None:
-    """Measure it, and write its section."""
+def _section(title: str, head: str, runs: int, part: Iterable[Row]) -> None:
+    """Measure a part, and write its section."""
     load = os.getloadavg()[0]
-    rows = list(map(_told, quantize.run()))
-    head = _QUANTIZE.lstrip().format(date=_today(), machine=_machine(), runs=quantize.RUNS, load=load)
-    write_section("Quantization", head + table(rows))
+    rows = list(map(_told, part))
+    head = head.lstrip().format(date=_today(), machine=_machine(), runs=runs, load=load)
+    write_section(title, head + table(rows))
 
 
 def _told(row: Row) -> Row:

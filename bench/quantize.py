@@ -23,7 +23,7 @@ RUNS, SHAPE, SHARD = 3, "3b", 10**9
 SPARE = 4 << 30
 """Bytes of memory that must be free besides a model that is to be loaded."""
 
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+OFFLINE = {"HF_HUBOFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 _WAYS = {"files": "model_free_ptq, as it comes", "oneshot": "oneshot, the model loaded"}
 
 
@@ -42,13 +42,13 @@ class _Trial:
     def packer(self) -> Cost:
         """By packer."""
         target = self._fresh()
-        environment = {**_OFFLINE, "PACKER_CACHE": str(self.scratch / "cache")}
+        environment = {**OFFLINE, "PACKER_CACHE": str(self.scratch / "cache")}
         return once_with_children([PACKER, "quantize", self.model, target, "--recipe", "fp8-dynamic"], environment)
 
     def plain(self, way: str) -> Cost:
         """By llmcompressor, in a way of `bench.plain`."""
         target = self._fresh()
-        return once_with_children([sys.executable, "-m", "bench.plain", way, self.model, target], _OFFLINE)
+        return once_with_children([sys.executable, "-m", "bench.plain", way, self.model, target], OFFLINE)
 
     def _fresh(self) -> Path:
         target = self.scratch / "out"
