@@ -19,6 +19,9 @@ from packer.pipeline import Build
 from packer.progress import human
 from packer.reshard import shard
 from packer.sources import ArtifactSource
+from recipes.evaluation.evaluate import Evaluation
+from recipes.evaluation.scorecard import Undecided
+from recipes.evaluation.suite import Kind
 from recipes.fit import require_fit, weight_files
 from recipes.quantize import Quantization
 from recipes.recipe import Engine
@@ -49,6 +52,22 @@ class LayerForecast:
 
 
 @dataclass(frozen=True)
+class EvaluationForecast:
+    """On what a model would be measured: at most so many `units` of it, all there are if None, in so many seconds."""
+
+    suite: str
+    retain: float
+    units: int | None
+    budget: float
+
+    def render(self) -> str:
+        """For people."""
+        units = f"at most {self.units}" if self.units else "all"
+        spent = f"{units} of its items, {self.budget / 60:.0f} min at most"
+        return f"{self.suite}, {spent}; published only if {self.retain} is retained"
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a build would do. Sizes are in bytes; `disk` is what it writes, `max_size` what would fit as `shard`."""
 
@@ -65,6 +84,7 @@ class Forecast:
     memory: int
     max_size: int | None
     recipe: str | None
+    evaluation: EvaluationForecast | None
     layers: tuple[LayerForecast, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -80,6 +100,8 @@ class Forecast:
         yield "validate  headers alone"
         if self.recipe:
             yield f"quantize  {self.recipe}; the sizes of weights from here on are estimates"
+        if self.evaluation:
+            yield f"evaluate  {self.evaluation.render()}"
         yield f"package   {len(self.layers)} layers, {human(self.read)} to read for digests that are not known yet"
         parts = [f"{human(self.upload)} to upload", f"{human(self.mount)} to mount", f"{human(self.skip)} there"]
         if self.unknown:
@@ -123,11 +145,24 @@ def foresee(build: Build, access: Access, source: str) -> Forecast:
         skip=total("there"),
         unknown=unknown,
         disk=fetch + working + (upload + unknown if isinstance(build.to, LayoutReference) else 0),
-        memory=_memory(checkpoint, build.quantization),
+        memory=max(_memory(checkpoint, build.quantization), _loaded(checkpoint) if build.evaluation else 0),
         max_size=_fitting(too_large[0].exceeds or 0) if too_large else None,
         recipe=build.quantization.recipe.name if build.quantization else None,
+        evaluation=_evaluation(build.evaluation) if build.evaluation else None,
         layers=layers,
     )
+
+
+def _evaluation(how: Evaluation) -> EvaluationForecast:
+    suite, is_open = how.suite, how.gate.undecided is Undecided.EXTEND
+    units = None if is_open else suite.passages if suite.kind is Kind.FIDELITY else suite.limit
+    return EvaluationForecast(suite.name, how.gate.retain, units, how.gate.budget)
+
+
+def _loaded(checkpoint: Checkpoint) -> int:
+    """What is needed at most to run the model, in float32 where a processor has no units for less."""
+    weights = sum(file.size for file in checkpoint.snapshot.files if file.name in checkpoint.weights)
+    return 2 * weights + LIBRARIES
 
 
 def _shrunk(checkpoint: Checkpoint, how: Quantization | None) -> dict[str, int]:

@@ -134,10 +134,12 @@ def build(model: str, *, until: str, variant: tuple[str, ...], as_json: bool, **
 @click.option("--include", multiple=True, metavar="GLOB", help="Take only files that match. Repeatable.")
 @click.option("--max-size", metavar="SIZE", help="Regroup the weights in files of at most SIZE, such as 4GiB.")
 @click.option("--quantize", "recipe", metavar="RECIPE", help="Quantize by this recipe: a name or a .yaml file.")
+@click.option("--evaluate", "evaluate_suite", metavar="SUITE", help="Measure it on this suite: a name or a .yaml file.")
 @click.option("--variant", metavar="NAME", help="Of a build file with variants, this one.")
+@click.option("--require-room", is_flag=True, help="Exit with 6 if the disk is too full for what the build writes.")
 @moving
 @as_json
-def plan(model: str, *, variant: str | None, as_json: bool, **flags: Any) -> None:
+def plan(model: str, *, variant: str | None, require_room: bool, as_json: bool, **flags: Any) -> None:
     """Show what a build of MODEL_OR_FILE would do: bytes to download, to read, to upload, to mount and to skip, the
     disk and memory it needs, and layers that the registry would refuse.
 
@@ -145,11 +147,16 @@ def plan(model: str, *, variant: str | None, as_json: bool, **flags: Any) -> Non
     """
     from packer.forecast import foresee
     from packer.plan import resolve
+    from registry.disk import require_free
 
     reach = access(flags, note)
     file = _only(_builds(model, flags), variant)
     build = resolve(file, STAGES[-1], work(), reach, environment())
     forecast = foresee(build, reach, file.source)
+    if require_room:
+        require_free(
+            work(), forecast.disk, "take a machine with more room, or set PACKER_CACHE to a folder on another disk"
+        )
     click.echo(json.dumps({"event": "plan", **forecast.to_json()}) if as_json else forecast.render())
 
 

@@ -46,3 +46,13 @@ def test_an_onnx_model_is_in_memory_as_a_whole(tmp_path: Path) -> None:
     said = plan(ONNX, tmp_path, "--quantize", "onnx-int8-dynamic")
     assert said["memory"] == COPIES * size + LIBRARIES
     assert said["disk"] >= 3 * size
+
+
+def test_an_evaluation_is_foreseen(model: Path, tmp_path: Path) -> None:
+    quantize = ("--quantize", "fp8-dynamic")
+    assert plan(model, tmp_path, *quantize)["evaluation"] is None
+    said = plan(model, tmp_path, *quantize, "--evaluate", "fidelity")
+    assert said["evaluation"] == {"suite": "fidelity", "retain": 0.99, "units": 128, "budget": 1200}
+    assert said["memory"] > LIBRARIES
+    told = packer("plan", model, "--to", f"oci:{tmp_path}/out", *quantize, "--evaluate", "capitals").stdout
+    assert "evaluate  capitals, all of its items, 20 min at most; published only if 0.95 is retained" in told
