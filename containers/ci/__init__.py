@@ -1,0 +1,1 @@
+"""Documents of pipeline services that run builds: values in, plain documents out."""
