@@ -18,6 +18,7 @@ import click
 from packer.commands.build import build, plan
 from packer.commands.ci import ci
 from packer.commands.evaluate import evaluate, suites
+from packer.commands.manifests import manifests
 from packer.commands.models import inspect, merge, quantize, recipes, shard, validate
 from packer.commands.scorecards import diff, scorecard
 from packer.commands.transfers import copy, login, pull, push, tag, tags
@@ -37,6 +38,7 @@ COMMANDS = (
     scorecard,
     diff,
     inspect,
+    manifests,
     pull,
     push,
     copy,

@@ -83,12 +83,12 @@ def is_loopback(host: str) -> bool:
 def parse_reference(text: str) -> Reference | LayoutReference:
     """The place that `text` names; the tag is `latest` where none is given.
 
-    `oci:FOLDER[:TAG]` is a layout, `HOST[:PORT]/REPO[:TAG|@DIGEST]` (also after `oci://`) a registry.
-    `UsageError` for anything else.
+    `oci:FOLDER[:TAG]` is a layout, `HOST[:PORT]/REPO[:TAG|@DIGEST]` a registry; also after `oci://`, and after
+    `modelpack://`, which KServe gives to our image. `UsageError` for anything else.
     """
     if text.startswith("oci:") and not text.startswith("oci://"):
         return _parse_layout(text.removeprefix("oci:"))
-    return _parse_registry(text.removeprefix("oci://"))
+    return _parse_registry(text.removeprefix("oci://").removeprefix("modelpack://"))
 
 
 def _parse_layout(text: str) -> LayoutReference:

@@ -1,0 +1,1 @@
+"""Kubernetes and KServe documents for a published model: values in, plain documents out."""
