@@ -15,9 +15,9 @@ BIN     := .venv/bin
 MODEL   := .cache/models/smollm2-gguf
 PICKLES := .cache/models/pickle
 REAL    := .cache/models/real
-CLIENTS := kserve modelcar modelpack olah
+CLIENTS := hadolint kserve modelcar modelpack olah
 PEERS   := olot oras
-DEBIAN  := podman runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git nginx openssl chromium
+DEBIAN  := podman buildah runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git nginx openssl chromium
 
 # podman, containerd, mounts and foreign owners want root
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
@@ -71,7 +71,7 @@ docs: .venv/.base
 
 install: .venv/.everything
 
-components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL) $(PICKLES) $(REAL) .cache/llama .cache/oci11/.installed .cache/podman5
+components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL) $(PICKLES) $(REAL) .cache/llama .cache/oci11/.installed .cache/podman5 .cache/image/base.tar
 	@scripts/debian.sh $(DEBIAN)
 
 .venv/bin/python:
@@ -114,6 +114,9 @@ $(REAL): | .venv/bin/python
 
 .cache/llama:
 	$(AS_ROOT) scripts/llama.sh $@
+
+.cache/image/base.tar:
+	$(AS_ROOT) scripts/base.sh $@
 
 .cache/podman5:
 	scripts/podman5.sh $@

@@ -19,6 +19,7 @@ from packer.commands.build import build, plan
 from packer.commands.ci import ci
 from packer.commands.evaluate import evaluate, suites
 from packer.commands.manifests import manifests
+from packer.commands.health import health
 from packer.commands.models import inspect, merge, quantize, recipes, shard, validate
 from packer.commands.scorecards import diff, scorecard
 from packer.commands.transfers import copy, login, pull, push, tag, tags
@@ -46,6 +47,7 @@ COMMANDS = (
     tags,
     login,
     ci,
+    health,
 )
 DEFECT, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
 

@@ -77,9 +77,9 @@ class Memory:
         return _Uploads(self, root, repository)
 
     def _do(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        if self._path is None:
-            return []
         with self._lock:
+            if self._path is None:
+                return []
             try:
                 if self._connection is None:
                     self._connection = _opened(self._path)
@@ -125,14 +125,14 @@ class _Uploads:
 
     def _claim(self, digest: Digest) -> bool:
         """Whether the upload is ours: a byte of a file is locked, which whoever dies gives up."""
-        if self.memory._path is None:
+        if (memory := self.memory._path) is None:
             return False
         key = hashlib.sha256(f"{self.root} {self.repository} {digest}".encode()).digest()
         place = int.from_bytes(key[:7])
         lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
         try:
-            self.memory._path.parent.mkdir(parents=True, exist_ok=True)
-            path = self.memory._path.with_suffix(".locks")
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            path = memory.with_suffix(".locks")
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError:
             return False

@@ -23,9 +23,9 @@ def parse_hashes(text: str) -> dict[str, str]:
 class Podman:
     """A podman whose images and containers are below one folder; podman refuses a path of more than 50 characters."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         self._folder = folder
-        self._folders = ("--root", str(folder / "root"), "--runroot", str(folder / "run"))
+        self._folders = ("--root", str(folder / "root"), "--runroot", str(folder / "run"), *more)
 
     def __call__(self, *arguments: str | Path, **options: Any) -> str:
         """What podman prints."""

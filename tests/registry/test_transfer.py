@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from threading import Event
+from threading import Event, Thread
 from typing import BinaryIO
 
 import pytest
@@ -555,6 +555,22 @@ def test_a_memory_that_cannot_be_used_is_told_and_forgotten(tmp_path: Path, note
     memory.saw("root", "a/b", digest_of(b""))
     assert len(notes) == 1
     assert "nothing will be remembered" in notes[0]
+
+
+def test_a_memory_that_cannot_be_used_fails_nobody_who_waits_for_it(tmp_path: Path) -> None:
+    """Another thread asks while the first one finds out."""
+    (tmp_path / "file").touch()
+    answers: list[list[str]] = []
+    other = Thread(target=lambda: answers.append(memory.places("root", digest_of(b""))))
+
+    def log(text: str) -> None:
+        other.start()
+        other.join(0.2)
+
+    memory = Memory(tmp_path / "file" / "memory.db", log)
+    assert memory.places("root", digest_of(b"")) == []
+    other.join()
+    assert answers == [[]]
 
 
 @pytest.fixture
