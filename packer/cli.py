@@ -16,6 +16,7 @@ from contextlib import suppress
 import click
 
 from packer.commands.build import build, plan
+from packer.commands.check import check
 from packer.commands.ci import ci
 from packer.commands.evaluate import evaluate, suites
 from packer.commands.manifests import manifests
@@ -39,6 +40,7 @@ COMMANDS = (
     scorecard,
     diff,
     inspect,
+    check,
     manifests,
     pull,
     push,

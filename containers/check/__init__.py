@@ -1,0 +1,1 @@
+"""What other clients make of an artifact: `docs/check.md` as code."""
