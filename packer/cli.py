@@ -19,9 +19,10 @@ from packer.commands.build import build, plan
 from packer.commands.check import check
 from packer.commands.ci import ci
 from packer.commands.evaluate import evaluate, suites
-from packer.commands.manifests import manifests
 from packer.commands.health import health
+from packer.commands.manifests import manifests
 from packer.commands.models import inspect, merge, quantize, recipes, shard, validate
+from packer.commands.rebuild import rebuild
 from packer.commands.scorecards import diff, scorecard
 from packer.commands.transfers import copy, login, pull, push, tag, tags
 from packer.failures import expected
@@ -29,6 +30,7 @@ from registry.errors import PackerError
 
 COMMANDS = (
     build,
+    rebuild,
     plan,
     validate,
     shard,
@@ -40,8 +42,8 @@ COMMANDS = (
     scorecard,
     diff,
     inspect,
-    check,
     manifests,
+    check,
     pull,
     push,
     copy,
@@ -88,7 +90,7 @@ def cli() -> None:
     packer inspect registry.example.com/models/smollm2:v1
 
     Exit codes: 0 done; 2 bad usage or build file; 3 the model is not acceptable; 4 it lost too much; 5 a registry
-    or source refused or failed; 6 not enough disk or memory; 130 interrupted; 1 a defect of packer.
+    or source refused or failed; 6 not enough disk or memory; 7 an input changed; 130 interrupted; 1 a defect of packer.
     """
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from containers.artifact import Artifact
+from containers.layers import FILEPATH
 from formats.checkpoint import Checkpoint
 from formats.snapshot import Snapshot
 from packer.hub import HubSource
@@ -16,6 +17,7 @@ from packer.watch import Counted, Listener, facts, size_of, watched, watched_res
 from recipes.evaluation.evaluate import Evaluated, Evaluation
 from recipes.quantize import Quantization, Quantized
 from recipes.task import Step
+from registry.descriptor import Descriptor
 from registry.manifest import Index
 
 
@@ -139,6 +141,11 @@ def _(result: Artifact) -> dict[str, Any]:
         "image": image.root.descriptor.digest,
         "modelpack": result.modelpack.root.descriptor.digest if result.modelpack else None,
         "platforms": [str(entry.platform) for entry in image.root.manifests] if isinstance(image.root, Index) else [],
-        "blobs": [{"digest": layer.digest, "bytes": layer.size, "mediaType": layer.media_type} for layer in layers],
+        "blobs": [_of_layer(layer) for layer in layers],
         "bytes": sum(layer.size for layer in layers),
     }
+
+
+def _of_layer(layer: Descriptor) -> dict[str, Any]:
+    known = {"digest": layer.digest, "bytes": layer.size, "mediaType": layer.media_type}
+    return {**known, "path": layer.annotations[FILEPATH]} if FILEPATH in layer.annotations else known

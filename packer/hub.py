@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -14,10 +14,13 @@ from formats.examine import FORMATS
 from formats.snapshot import ModelFile, Origin, Snapshot
 from packer.hub_answers import HubFile, hub_errors, listing, refused, understood
 from packer.hub_choice import choose
+from packer.state import DigestOf, State
 from registry.blob import FileBlob, chunks
 from registry.descriptor import OCTETS, Descriptor, parse_digest
+from registry.descriptor import digest_of as digest_of_bytes
 from registry.disk import require_free
 from registry.errors import ContentError
+from registry.manifest import encode
 from registry.names import relative_path
 from registry.ranged import Allowance, Answer, RangedBlob
 from registry.wire import Wire, check_range, range_header, same_server
@@ -65,6 +68,21 @@ class HubSource:
                 folder = snapshot_download(self.repository, revision=commit, allow_patterns=patterns, tqdm_class=bars)
         files = [ModelFile.of(name, verified(Path(folder, name), tree[name])) for name in names]
         return Snapshot.of(Origin("hf", self.repository, commit), files)
+
+    def state(self, digest_of: DigestOf) -> State:  # noqa: ARG002 - the Hub says it
+        """The commit that the revision means now, and the digest of the chosen files' names and digests in it.
+
+        So a commit that changes nothing of what is taken changes no digest.
+        """
+        with hub_errors(f"hf://{self.repository}@{self.revision}"):
+            commit, tree = listing(self.repository, self.revision)
+        chosen = choose(sorted(tree), self.include, f"hf://{self.repository}@{commit}")
+        known = {name: tree[name].sha256 or tree[name].blob_id for name in chosen}
+        return State(commit, digest_of_bytes(encode(known)))
+
+    def at(self, state: State) -> HubSource:
+        """The same repository at a commit."""
+        return replace(self, revision=state.revision)
 
     def peek(self) -> Snapshot:
         """The same files, of which only what is read is fetched, in ranges; nothing is kept or checked."""

@@ -18,11 +18,14 @@ from formats.index import INDEX, numbered_set
 from formats.snapshot import ModelFile, Origin, Snapshot
 from packer.hub import HubSource, Meter
 from packer.hub_choice import included
+from packer.state import DigestOf, State
 from registry.access import Access
 from registry.blob import FileBlob
-from registry.descriptor import Digest, digest_of
+from registry.descriptor import Digest
+from registry.descriptor import digest_of as digest_of_bytes
 from registry.errors import ModelError, UsageError
 from registry.folder import STAGING, await_lock, open_own
+from registry.manifest import encode
 from registry.reference import LayoutReference, Reference, parse_reference
 from registry.retry import Log
 from registry.store import open_store
@@ -35,6 +38,12 @@ class Source(Protocol):
 
     def fetch(self) -> Snapshot:
         """The model's files, pinned; a `TransferError` or `ModelError` if they cannot be had."""
+
+    def state(self, digest_of: DigestOf) -> State:
+        """What it holds now; nothing is downloaded but listings and manifests."""
+
+    def at(self, state: State) -> Source:
+        """The same place at a state that it had, as far as it has revisions."""
 
 
 def fetch(source: Source) -> Snapshot:
@@ -113,13 +122,22 @@ class ArtifactSource:
         name = f"{at.host}/{at.repository}" if isinstance(at, Reference) else ""
         return replace(FolderSource(folder).fetch(), origin=Origin("oci", name, digest if name else ""))
 
+    def state(self, digest_of: DigestOf) -> State:  # noqa: ARG002 - the registry says it
+        """The digest that the reference means now."""
+        digest = open_store(self.reference, self.reach.access).resolve(self.reference.name).descriptor.digest
+        return State(digest, digest)
+
+    def at(self, state: State) -> ArtifactSource:
+        """The same artifact, whatever the tag means by then."""
+        return replace(self, reference=self.reference.at(Digest(state.revision)))
+
     def is_here(self) -> bool:
         """Whether nothing would be downloaded but the manifest."""
         root = open_store(self.reference, self.reach.access).resolve(self.reference.name)
         return self._folder(root.descriptor.digest).exists()
 
     def _folder(self, digest: Digest) -> Path:
-        chosen = digest_of("\n".join(self.include).encode())
+        chosen = digest_of_bytes("\n".join(self.include).encode())
         return self.reach.folder / f"{digest.partition(':')[2]}-{chosen[-12:]}"
 
 
@@ -159,6 +177,14 @@ class FileSource:
         """The file under its own name."""
         return Snapshot.of(Origin("file"), [ModelFile.of(self.path.name, FileBlob.at(self.path))])
 
+    def state(self, digest_of: DigestOf) -> State:
+        """The digest of its name and its content."""
+        return State("", _digest(self.fetch(), digest_of))
+
+    def at(self, state: State) -> FileSource:  # noqa: ARG002 - it has no past
+        """The file as it is."""
+        return self
+
 
 @dataclass(frozen=True)
 class FolderSource:
@@ -188,6 +214,14 @@ class FolderSource:
         names = included(there, self.include, str(self.path))
         return Snapshot.of(Origin("folder"), [ModelFile.of(name, FileBlob.at(self.path / name)) for name in names])
 
+    def state(self, digest_of: DigestOf) -> State:
+        """The digest of the names and contents of its files."""
+        return State("", _digest(self.fetch(), digest_of))
+
+    def at(self, state: State) -> FolderSource:  # noqa: ARG002 - it has no past
+        """The folder as it is."""
+        return self
+
     def _walk(self) -> Iterator[str]:
         for folder, folders, names in os.walk(self.path, onerror=_reraise):
             folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
@@ -198,6 +232,10 @@ class FolderSource:
                 if not path.is_file():
                     raise _irregular(path, "a broken link" if path.is_symlink() else "not a regular file")
                 yield path.relative_to(self.path).as_posix()
+
+
+def _digest(snapshot: Snapshot, digest_of: DigestOf) -> Digest:
+    return digest_of_bytes(encode({file.name: digest_of(file) for file in snapshot.files}))
 
 
 def _reraise(error: OSError) -> None:

@@ -29,8 +29,9 @@ from registry.errors import PackerError, UsageError
 
 if TYPE_CHECKING:
     from packer.buildfile import BuildFile
+    from packer.lock import Entry
     from packer.pipeline import Build
-    from packer.results import Places
+    from packer.results import Places, Recorded
     from packer.watch import Listener
 
 MODELPACK = ("shared", "raw", "none")
@@ -118,14 +119,15 @@ def build(model: str, *, until: str, variant: tuple[str, ...], as_json: bool, **
     from packer.results import Places
 
     places = Places(flags.pop("result_file"), flags.pop("result_dir"), flags.pop("result_env"))
-    builds = _chosen(_builds(model, flags), variant)
+    builds = chosen(_builds(model, flags), variant)
     if len(builds) > 1 and places.any:
         raise UsageError(
             "the result of one build is asked for, and there are several",
             found=", ".join(builds),
             hint=f"choose one: --variant {next(iter(builds))}",
         )
-    return max(_build(name, file, until, places, flags, as_json=as_json) for name, file in builds.items())
+    path = Path(model) if _is_build_file(model) else None
+    return max(_build(path, name, file, until, places, flags, as_json=as_json) for name, file in builds.items())
 
 
 @click.command(short_help="Show what a build would do, without doing it.")
@@ -160,8 +162,25 @@ def plan(model: str, *, variant: str | None, require_room: bool, as_json: bool, 
     click.echo(json.dumps({"event": "plan", **forecast.to_json()}) if as_json else forecast.render())
 
 
-def _build(name: str, file: BuildFile, until: str, places: Places, flags: dict[str, Any], *, as_json: bool) -> int:
-    """One build, told and written to where it is wanted; the exit code."""
+def build_one(path: Path, name: str, file: BuildFile, flags: dict[str, Any], *, as_json: bool) -> int:
+    """Build and publish one variant of a build file; the exit code."""
+    from packer.results import Places
+
+    return _build(path, name, file, STAGES[-1], Places(), flags, as_json=as_json)
+
+
+def _build(
+    path: Path | None,
+    name: str,
+    file: BuildFile,
+    until: str,
+    places: Places,
+    flags: dict[str, Any],
+    *,
+    as_json: bool,
+) -> int:
+    """One build, told, locked, and written to where it is wanted; the exit code."""
+    from packer.inputs import pinned
     from packer.plan import resolve
     from packer.results import Recorded, values
 
@@ -170,10 +189,13 @@ def _build(name: str, file: BuildFile, until: str, places: Places, flags: dict[s
         try:
             reach = access(dict(flags), told.noted)
             plan = resolve(file, until, work(), reach, environment())
+            plan, inputs = pinned(plan, file, path.parent) if path else (plan, {})
             result = _run(plan, until, recorded, file.evaluate.report)
         except PackerError as error:
             places.write({"event": "error", **_named(name), **error.to_json()}, values(recorded.stages))
             raise
+        if path and "publish" in recorded.stages:
+            _lock(path, name, inputs, recorded)
     if is_refused(result):
         places.write({"event": "scorecard", **_named(name), **result.scorecard.to_json()}, values(recorded.stages))
         return tell_refusal(result, as_json=as_json)
@@ -184,11 +206,22 @@ def _build(name: str, file: BuildFile, until: str, places: Places, flags: dict[s
     return 0
 
 
+def _lock(path: Path, name: str, inputs: dict[str, Entry], recorded: Recorded) -> None:
+    """Keep what the release was made of beside the build file; that it cannot be is no reason to fail by then."""
+    from packer.inputs import outputs
+    from packer.lock import Locked, lock_path, write_locked
+
+    try:
+        write_locked(lock_path(path), name, Locked(inputs, outputs(recorded.stages)))
+    except (OSError, UsageError) as error:
+        recorded.noted(f"{lock_path(path)} is not written: {error}")
+
+
 def _named(name: str) -> dict[str, str]:
     return {"variant": name} if name else {}
 
 
-def _chosen(builds: dict[str, BuildFile], names: Sequence[str]) -> dict[str, BuildFile]:
+def chosen(builds: dict[str, BuildFile], names: Sequence[str]) -> dict[str, BuildFile]:
     """The builds of those names; all, if none is named."""
     from formats.text import printable
 
@@ -200,11 +233,15 @@ def _chosen(builds: dict[str, BuildFile], names: Sequence[str]) -> dict[str, Bui
 
 
 def _only(builds: dict[str, BuildFile], name: str | None) -> BuildFile:
-    chosen = _chosen(builds, (name,) if name else ())
-    if len(chosen) > 1:
-        hint = f"choose one: --variant {next(iter(chosen))}"
-        raise UsageError("this file has several variants", found=", ".join(chosen), hint=hint)
-    return next(iter(chosen.values()))
+    found = chosen(builds, (name,) if name else ())
+    if len(found) > 1:
+        hint = f"choose one: --variant {next(iter(found))}"
+        raise UsageError("this file has several variants", found=", ".join(found), hint=hint)
+    return next(iter(found.values()))
+
+
+def _is_build_file(model: str) -> bool:
+    return model.endswith((".yaml", ".yml")) and Path(model).is_file()
 
 
 def _builds(model: str, flags: dict[str, Any]) -> dict[str, BuildFile]:
@@ -213,8 +250,7 @@ def _builds(model: str, flags: dict[str, Any]) -> dict[str, BuildFile]:
     from packer.buildfile import BuildFile, Pickles, RemoteCode, override, parse_size, read_builds, with_variant
     from registry.descriptor import Platform
 
-    is_file = model.endswith((".yaml", ".yml")) and Path(model).is_file()
-    builds = read_builds(Path(model)) if is_file else {"": BuildFile(source=model)}
+    builds = read_builds(Path(model)) if _is_build_file(model) else {"": BuildFile(source=model)}
     convert: dict[str, Callable[[Any], Any]] = {
         "platforms": lambda names: tuple(map(Platform.parse, names)),
         "busybox": lambda pairs: dict(map(_binary, pairs)),

@@ -1,0 +1,97 @@
+"""`packer rebuild`: build what a file describes if, and only if, something that it is made of has changed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from packer.commands.build import build_one, chosen
+from packer.options import access, as_json, environment, listener, moving, note, work
+from packer.stages import STAGES
+
+if TYPE_CHECKING:
+    from packer.buildfile import BuildFile
+    from packer.lock import Locked
+
+CHANGED = 7
+"""Exit code: something is not as it was."""
+
+
+@click.command(short_help="Build FILE again if what it is made of has changed.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--variant", multiple=True, metavar="NAME", help="Of a file with variants, only this one. Repeatable.")
+@click.option("--check", is_flag=True, help="Build nothing: exit with 0 if all is up to date, with 7 if it is not.")
+@click.option(
+    "--reproduce",
+    is_flag=True,
+    help="Build the release in the lock again, from nothing, publish nothing, and tell the first layer that differs.",
+)
+@moving
+@as_json
+def rebuild(file: Path, *, variant: tuple[str, ...], check: bool, reproduce: bool, as_json: bool, **flags: Any) -> int:
+    """Build what FILE describes if something that it is made of has changed: its source, base, recipe, data, tools, or
+    the file itself.
+
+    What the last release was made of is in the lock beside FILE, which every build of FILE writes. Sources and
+    registries are asked what they have now; nothing else is downloaded for that.
+    """
+    from packer.buildfile import read_builds
+    from packer.lock import lock_path, read_lock
+
+    lock = read_lock(lock_path(file))
+    codes = []
+    for name, build in chosen(read_builds(file), variant).items():
+        locked = lock.builds.get(name)
+        if reproduce:
+            codes.append(_reproduce(file, name, build, locked, flags, as_json=as_json))
+        elif _is_changed(file, name, build, locked, flags, as_json=as_json):
+            codes.append(CHANGED if check else build_one(file, name, build, flags, as_json=as_json))
+    return max(codes, default=0)
+
+
+def _is_changed(
+    path: Path, name: str, file: BuildFile, locked: Locked | None, flags: dict[str, Any], *, as_json: bool
+) -> bool:
+    """Whether anything differs from the lock, which is told."""
+    from packer.inputs import pinned
+    from packer.plan import resolve
+    from packer.rebuild import differences
+
+    reach = access(dict(flags), note)
+    build, inputs = pinned(resolve(file, STAGES[-1], work(), reach, environment()), file, path.parent)
+    found = differences(build, inputs, locked)
+    if as_json:
+        changed = [change.to_json() for change in found]
+        click.echo(json.dumps({"event": "check", "variant": name, "changed": changed}, ensure_ascii=False))
+    else:
+        said = ("changed" if locked else "never built") if found else "up to date"
+        click.echo("\n".join([f"{name or path.name}: {said}", *(f"  {change}" for change in found)]))
+    return bool(found)
+
+
+def _reproduce(
+    path: Path, name: str, file: BuildFile, locked: Locked | None, flags: dict[str, Any], *, as_json: bool
+) -> int:
+    from packer.inputs import pinned
+    from packer.lock import changes
+    from packer.plan import resolve
+    from packer.rebuild import as_locked, reproduce
+    from packer.watch import Run
+    from registry.errors import UsageError
+    from registry.memory import Memory
+
+    if not locked:
+        what = "the lock knows no release of this build"
+        raise UsageError(what, subject=str(path), found=name or "no lock", hint=f"packer build {path}")
+    with tempfile.TemporaryDirectory(dir=work(), prefix="reproduce-") as folder, listener(in_json=as_json) as told:
+        reach = replace(access(dict(flags), told.noted), memory=Memory())
+        build = as_locked(resolve(file, STAGES[-1], Path(folder), reach, environment()), locked, reach)
+        build, inputs = pinned(build, file, path.parent)
+        result = reproduce(build, locked, changes(locked.inputs, inputs), Run(told))
+    click.echo(json.dumps({"event": "reproduced", **result.to_json()}) if as_json else result.render())
+    return 0 if result.is_same else CHANGED

@@ -1,0 +1,104 @@
+"""What a build is made of, as it is now: every input by its digest, before anything is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from packer.buildfile import BuildFile
+from packer.lock import Entry, Layer, Outputs
+from packer.pipeline import Build
+from packer.sources import Source
+from packer.state import State
+from recipes.evaluation.evaluate import Evaluation
+from recipes.evaluation.suite import Kind
+from recipes.quantize import Quantization
+from recipes.versions import versions
+from registry.descriptor import IMAGE_LAYER, digest_of
+from registry.manifest import encode
+from registry.memory import Memory, mark_of
+
+_EVALUATES = {Kind.FIDELITY: ("torch", "transformers", "tokenizers"), Kind.TASKS: ("torch", "transformers", "lm_eval")}
+"""What the numbers of an evaluation depend on."""
+
+
+def pinned(build: Build, file: BuildFile, folder: Path) -> tuple[Build, dict[str, Entry]]:
+    """The build, of the very revisions that its inputs are at now, and these inputs by kind."""
+    source, state = _at(build.source, build.memory)
+    inputs = {
+        "source": Entry(_name(file.source), state.digest, state.revision),
+        "file": Entry("packer.yaml", digest_of(encode(_portable(file.model_dump(mode="json"), folder)))),
+        "base": Entry(_portable(build.base.name, folder), build.base.digest or ""),
+        "tool packer": Entry("packer", version("packer")),
+    }
+    baseline = build.baseline
+    if baseline:
+        baseline, known = _at(baseline, build.memory)
+        inputs["baseline"] = Entry(_name(file.evaluate.baseline or ""), known.digest, known.revision)
+    inputs |= _of_quantization(build.quantization) if build.quantization else {}
+    inputs |= _of_evaluation(build.evaluation) if build.evaluation else {}
+    return replace(build, source=source, baseline=baseline), inputs
+
+
+def outputs(stages: Mapping[str, Mapping[str, Any]]) -> Outputs:
+    """What a build published, of what its stages told (`packer.results.Recorded`)."""
+    release = stages["publish"]
+    layers = [blob for blob in stages["package"]["blobs"] if blob["mediaType"] == IMAGE_LAYER and "path" in blob]
+    return Outputs(
+        image=release["image"],
+        modelpack=release["modelpack"],
+        scorecard=release["scorecard"],
+        tags=tuple(release["tags"]),
+        layers=tuple(Layer(blob["path"], blob["digest"], blob["bytes"]) for blob in layers),
+    )
+
+
+def _at(source: Source, memory: Memory) -> tuple[Source, State]:
+    state = source.state(lambda file: memory.digest(mark_of(file.blob), lambda: file.blob.descriptor.digest))
+    return source.at(state), state
+
+
+def _of_quantization(how: Quantization) -> dict[str, Entry]:
+    found = {"recipe": Entry(how.recipe.name, how.recipe.digest)}
+    if how.samples:
+        found["calibration"] = Entry(how.samples.origin, how.samples.chosen)
+    used = versions(how.recipe.engine, how.place.environment, reads_text=how.samples is not None)
+    return found | _tools(used)
+
+
+def _of_evaluation(how: Evaluation) -> dict[str, Entry]:
+    found = {"suite": Entry(how.suite.name, how.suite.digest)}
+    if how.samples:
+        found["data"] = Entry(how.samples.origin, how.samples.chosen)
+    return found | _tools({name: _version(name) for name in _EVALUATES[how.suite.kind]})
+
+
+def _tools(used: Mapping[str, str]) -> dict[str, Entry]:
+    return {f"tool {name}": Entry(name, of) for name, of in used.items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _name(text: str) -> str:
+    """A source as another machine would name it: a folder or a file by its last part."""
+    return text if "://" in text else Path(text.removeprefix("oci:")).name
+
+
+def _portable(value: Any, folder: Path) -> Any:
+    """A document with the paths below a folder as they are seen from there."""
+    if isinstance(value, dict):
+        return {key: _portable(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_portable(inner, folder) for inner in value]
+    if isinstance(value, str):
+        head = "oci:" if value.startswith("oci:") else ""
+        return head + value.removeprefix(head).removeprefix(f"{folder}/")
+    return value
