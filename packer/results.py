@@ -7,6 +7,7 @@ Tekton reads results from a folder, a file for each, 4096 bytes in all; GitHub r
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ NAMES = (
     "CHANGED",
 )
 """The values, each a line of text; empty where a build has none."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 LONGEST = 400
 """Characters of a value: all of them fit into what Tekton takes."""
@@ -53,7 +56,7 @@ class Places:
                 scratch.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for name, value in values.items():
+            for name, value in {**values, **hints(values)}.items():
                 (self.folder / name).write_text(value, encoding="utf-8")
         if self.lines:
             with self.lines.open("a", encoding="utf-8") as stream:
@@ -104,6 +107,21 @@ def values(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         "CHANGED": str(release["changed"]).lower() if release else None,
     }
     return {name: printable(known[name] or "")[:LONGEST] for name in NAMES}
+
+
+def hints(values: Mapping[str, str]) -> dict[str, str]:
+    """What Tekton Chains reads of these values besides, JSON objects: the source with its digest, and the ModelPack
+    manifest, which is built too. https://tekton.dev/docs/chains/slsa-provenance/
+    """
+    revision, digest = values["SOURCE_REVISION"], values["MODELPACK_DIGEST"]
+    source = revision if ":" in revision else f"sha1:{revision}" if _COMMIT.fullmatch(revision) else ""
+    found = {}
+    if source:
+        found["source_ARTIFACT_INPUTS"] = json.dumps({"uri": values["SOURCE_URL"], "digest": source})
+    if digest:
+        built = {"uri": values["MODELPACK_URL"], "digest": digest, "isBuildArtifact": "true"}
+        found["modelpack_ARTIFACT_OUTPUTS"] = json.dumps(built)
+    return found
 
 
 def _published(name: str, reference: str | None, tags: Sequence[str]) -> dict[str, str | None]:

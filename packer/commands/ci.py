@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from packer.commands.ci_github import github, summary
+from packer.commands.ci_tekton import tekton
 
 
 @click.group(short_help="Write what runs builds by themselves.")
@@ -14,3 +15,4 @@ def ci() -> None:
 
 ci.add_command(github)
 ci.add_command(summary)
+ci.add_command(tekton)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from packer.buildfile import read_builds, with_variant
-from packer.results import LONGEST, NAMES, values
+from packer.results import LONGEST, NAMES, hints, values
 from registry.errors import UsageError
 from tests.parts import tiny
 from tests.parts.command import events, packer, release
@@ -117,6 +117,8 @@ def test_results_in_three_forms(folder: Path, registry: Server) -> None:
     assert json.loads((folder / "a/result.json").read_text()) == last
     files = {path.name: path.read_text() for path in (folder / "b").iterdir()}
     repository, _, digest = last["image"].partition("@")
+    modelpack = {"uri": files["MODELPACK_URL"], "digest": files["MODELPACK_DIGEST"], "isBuildArtifact": "true"}
+    assert json.loads(files.pop("modelpack_ARTIFACT_OUTPUTS")) == modelpack
     assert files == {
         **dict.fromkeys(NAMES, ""),
         "IMAGE_URL": f"{repository}:v1-plain",
@@ -134,7 +136,10 @@ def test_the_source_is_among_the_results(folder: Path, registry: Server) -> None
     made = release(folder / "model", "--to", to, "--base", "none")
     release(f"oci://{to}", "--to", f"oci:{folder}/again", "--base", "none", "--result-dir", folder / "b")
     assert (folder / "b/SOURCE_URL").read_text() == f"oci://{registry.address}/variants/source"
-    assert (folder / "b/SOURCE_REVISION").read_text().startswith("sha256:")
+    revision = (folder / "b/SOURCE_REVISION").read_text()
+    assert revision.startswith("sha256:")
+    hint = json.loads((folder / "b/source_ARTIFACT_INPUTS").read_text())
+    assert hint == {"uri": f"oci://{registry.address}/variants/source", "digest": revision}
     assert made["image"].startswith(registry.address)
 
 
@@ -146,6 +151,13 @@ def test_an_error_is_a_result(folder: Path) -> None:
     document = json.loads((folder / "r").read_text())
     assert (document["event"], "config.json" in json.dumps(document)) == ("error", True)
     assert (folder / "IMAGE_DIGEST").read_text() == ""
+
+
+def test_a_commit_is_told_as_chains_reads_it() -> None:
+    told = values({"fetch": {"origin": {"kind": "hf", "name": "acme/tiny", "revision": "5" * 40}}})
+    source = {"uri": "hf://acme/tiny", "digest": f"sha1:{'5' * 40}"}
+    assert hints(told) == {"source_ARTIFACT_INPUTS": json.dumps(source)}
+    assert hints(values({})) == {}
 
 
 def test_no_value_breaks_out_of_its_line() -> None:
