@@ -106,7 +106,7 @@ def _code(text: str) -> str:
 
 def _prose(text: str) -> str:
     """With nothing in it that means something in Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", printable(text))
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", printable(text.replace("\u00a0", " ")))
 
 
 def _block(text: str) -> Iterator[str]:

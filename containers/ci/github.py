@@ -29,10 +29,10 @@ COMMENTS: Mapping[str, str] = {
     "packages: write": "to push to ghcr.io",
     "id-token: write": "to sign attestations",
     "attestations: write": "to keep them at GitHub",
-    "artifact-metadata: write": "to list what they are about",
     "uses: ./.packer": "zizmor: ignore[self-repository] another repository's, checked out above",
     "uses: ./": "zizmor: ignore[self-repository] $/ cannot name an action at the root",
     "permissions: {}": "none but those of the job",
+    "create-storage-record: false": "it would need artifact-metadata: write",
     "cancel-in-progress: false": "a build that has begun is not wasted",
     "fail-fast: false": "a variant that is refused does not stop the others",
 }
@@ -70,6 +70,7 @@ class Workflow:
     branch: str = "main"
     schedule: str = ""
     attests: bool = True
+    installs: bool = True
     asks_hub: bool = False
 
     @property
@@ -105,8 +106,7 @@ def _job(build: Workflow) -> dict[str, Any]:
     given = {
         "file": build.file,
         "variant": "${{ matrix.variant }}" if build.variants else "",
-        "extras": ",".join(build.extras),
-        "extra-index-url": TORCH_FOR_CPUS if _wants_small_torch(build) else "",
+        **_installation(build),
         **_login(build.registry),
         "hf-token": "${{ secrets.HF_TOKEN }}" if build.asks_hub else "",
     }
@@ -132,8 +132,12 @@ def _job(build: Workflow) -> dict[str, Any]:
     }
 
 
-def _wants_small_torch(build: Workflow) -> bool:
-    return bool({"quantize", "evaluate", "convert"} & set(build.extras)) and build.runner[0].startswith("ubuntu-")
+def _installation(build: Workflow) -> dict[str, str]:
+    """With which extras packer is installed, and from where; a hosted runner has no GPU."""
+    if not build.installs:
+        return {"install": "false"}
+    is_small = {"quantize", "evaluate", "convert"} & set(build.extras) and build.runner[0].startswith("ubuntu-")
+    return {"extras": ",".join(build.extras), "extra-index-url": TORCH_FOR_CPUS if is_small else ""}
 
 
 def _login(registry: str) -> dict[str, str]:
@@ -151,7 +155,7 @@ def _login(registry: str) -> dict[str, str]:
 
 def _permissions(*, pushes_to_ghcr: bool, attests: bool) -> dict[str, str]:
     names = ["packages"] if pushes_to_ghcr else []
-    names += ["id-token", "attestations", "artifact-metadata"] if attests else []
+    names += ["id-token", "attestations"] if attests else []
     return {"contents": "read", **dict.fromkeys(names, "write")}
 
 
@@ -183,6 +187,7 @@ def _attestations(condition: str) -> list[dict[str, Any]]:
                 "subject-name": "${{ steps.build.outputs.name }}",
                 "subject-digest": f"${{{{ steps.build.outputs.{digest} }}}}",
                 "push-to-registry": True,
+                "create-storage-record": False,
             },
         }
         for what, digest in parts

@@ -35,7 +35,10 @@ NOWHERE = """note: the workflow takes the action of its own repository (uses: ./
     "--schedule", default="17 4 * * 1", show_default=True, metavar="CRON", help="When it is built again; '' for never."
 )
 @click.option("--attest/--no-attest", "attests", default=True, help="Whether GitHub attests where a model was built.")
-def github(file: Path, *, out: Path, name: str, action: str | None, runner: tuple[str, ...], **flags: Any) -> None:
+@click.option("--installed", is_flag=True, help="packer is on the runner, as in its image: nothing is installed.")
+def github(
+    file: Path, *, out: Path, name: str, action: str | None, runner: tuple[str, ...], installed: bool, **flags: Any
+) -> None:
     """Write a workflow that builds FILE to DIR/.github/workflows/NAME.yml.
 
     It runs when the build file changes, by schedule, by hand, and for the event build-NAME of repository_dispatch: all
@@ -52,7 +55,7 @@ def github(file: Path, *, out: Path, name: str, action: str | None, runner: tupl
         note(NOWHERE)
     build = plan_workflow(read_builds(file), place, name, action or HERE)
     flags["schedule"] = checked_schedule(flags["schedule"])
-    build = replace(build, runner=runner or build.runner, **flags)
+    build = replace(build, runner=runner or build.runner, installs=not installed, **flags)
     head = f"Written by `packer ci github {place}`; docs/ci-github.md of packer tells what it does."
     target = out / build.path
     target.parent.mkdir(parents=True, exist_ok=True)
