@@ -23,7 +23,13 @@ RUNTIMES = ("vllm", "sglang", "llama.cpp", "triton")
 @click.option("--gpu", type=click.IntRange(0, 64), help="GPUs of a server. Default: 1; 0 for llama.cpp and triton.")
 @click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="What the cluster calls a GPU.")
 @click.option("--replicas", type=click.IntRange(0), default=1, show_default=True, help="Servers.")
-@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), default="deployment", show_default=True)
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in Kind]),
+    default="deployment",
+    show_default=True,
+    help="What runs the server.",
+)
 @click.option(
     "--memory", metavar="SIZE", help="Of each GPU, such as 80GiB, or without GPUs of a server: sequences are cut to it."
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from tests.parts.command import ROOT, packer, release, run
+from tests.parts.containerd import containerd, mounted
 from tests.parts.models import digests
 from tests.parts.podman import HASH, Podman, parse_hashes
 from tests.parts.servers import Server, docker_registry
@@ -37,6 +37,13 @@ def published(request: pytest.FixtureRequest, registry: Server) -> Published:
     folder: Path = request.getfixturevalue(f"{request.param}_model")
     reference = f"{registry.address}/models/smollm2-{request.param}:v1"
     return Published(reference, release(folder, "--to", reference), digests(folder))
+
+
+@pytest.fixture(scope="module")
+def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """That of a containerd of our own."""
+    with containerd(tmp_path_factory.mktemp("containerd")) as address:
+        yield address
 
 
 def readme_pods() -> dict[str, dict[str, Any]]:
@@ -72,13 +79,9 @@ def test_image_volume_with_podman(published: Published, podman: Podman) -> None:
     assert parse_hashes(seen) == published.files
 
 
-def test_image_volume_with_containerd(published: Published, containerd: str, tmp_path: Path) -> None:
-    run("ctr", "-a", containerd, "images", "pull", "--plain-http", published.reference)
-    run("ctr", "-a", containerd, "images", "mount", published.reference, tmp_path)
-    try:
-        assert digests(tmp_path / "models") == published.files
-    finally:
-        run("ctr", "-a", containerd, "images", "unmount", tmp_path)
+def test_image_volume_with_containerd(published: Published, socket: str, tmp_path: Path) -> None:
+    with mounted(socket, published.reference, tmp_path) as image:
+        assert digests(image / "models") == published.files
 
 
 @pytest.mark.parametrize("uid", [MODELCAR_UID, 65532])
@@ -187,38 +190,3 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=8, do_sample=Fals
 """
     answer = run(sys.executable, "-c", script, tmp_path, env={"HF_HUB_OFFLINE": "1"}).stdout
     assert "Paris" in answer
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The socket of a containerd of our own."""
-    import subprocess
-    import time
-
-    folder = tmp_path_factory.mktemp("containerd")
-    socket = folder / "socket"
-    config = folder / "config.toml"
-    config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
-    command = [
-        "containerd",
-        "--config",
-        config,
-        "--root",
-        folder / "root",
-        "--state",
-        folder / "state",
-        "--address",
-        socket,
-    ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
-    try:
-        for _ in range(200):
-            with contextlib.suppress(AssertionError):
-                run("ctr", "-a", socket, "version")
-                break
-            time.sleep(0.1)
-        yield str(socket)
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
