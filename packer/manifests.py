@@ -66,7 +66,8 @@ class Made:
         return render(list(self._head(explain=explain)), self.manifests.documents)
 
     def _head(self, *, explain: bool) -> Iterable[str]:
-        yield f"{self.model.asked} as {self.options.mode}: {self.model.reference}"
+        yield f"{self.options.mode} of {self.model.asked}"
+        yield str(self.model.reference)
         yield f"Needs: {'; '.join(self.manifests.requires)}."
         if not (serving := self.serving):
             return
