@@ -7,7 +7,7 @@
 # make fuzz      20,000 mutated files a format, in ten minutes at most
 # make faults    200 pushes and pulls each on bad days, and 50 kills, in a quarter of an hour
 # make bench     speed and memory, side by side with others; writes docs/benchmarks.md
-# make docs      docs/rules.md from the rules
+# make docs      docs/rules.md and docs/check.md from the rules
 # make install   .venv with everything
 
 PYTHON  ?= python3
@@ -15,9 +15,9 @@ BIN     := .venv/bin
 MODEL   := .cache/models/smollm2-gguf
 PICKLES := .cache/models/pickle
 REAL    := .cache/models/real
-CLIENTS := hadolint kserve modelcar modelpack olah
+CLIENTS := github hadolint kserve modelcar modelpack olah olot
 PEERS   := olot oras
-DEBIAN  := podman buildah runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git nginx openssl chromium
+DEBIAN  := podman buildah runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git nginx openssl chromium shellcheck
 
 # podman, containerd, mounts and foreign owners want root
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
@@ -68,10 +68,12 @@ bench: install components
 
 docs: .venv/.base
 	$(BIN)/python -m scripts.rules
+	$(BIN)/python -m scripts.workflows
+	$(BIN)/python -m scripts.check_rules
 
 install: .venv/.everything
 
-components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL) $(PICKLES) $(REAL) .cache/llama .cache/oci11/.installed .cache/podman5 .cache/image/base.tar
+components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL) $(PICKLES) $(REAL) .cache/llama .cache/oci11/.installed .cache/podman5 .cache/runtimes .cache/image/base.tar
 	@scripts/debian.sh $(DEBIAN)
 
 .venv/bin/python:
@@ -120,6 +122,9 @@ $(REAL): | .venv/bin/python
 
 .cache/podman5:
 	scripts/podman5.sh $@
+
+.cache/runtimes:
+	scripts/runtimes.sh $@
 
 .cache/oci11/.installed: scripts/oci11.sh tests/parts/oci11/main.go
 	$^ $(@D)

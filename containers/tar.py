@@ -132,6 +132,10 @@ def read_tar(stream: BinaryIO, origin: str) -> Iterator[Entry]:
         pass
 
 
+class NotTarError(ContentError):
+    """Where a header should be there is none."""
+
+
 class Kind(StrEnum):
     """What a member is."""
 
@@ -328,7 +332,7 @@ def _next_header(stream: BinaryIO, origin: str) -> _Header | None:
         # a name that is too long for its field may be cut inside a letter; the whole name came before
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.TarError, ValueError) as error:
-        raise ContentError(f"this is not a tar header ({error})", subject=origin) from error
+        raise NotTarError(f"this is not a tar header ({error})", subject=origin) from error
     if info.size < 0:
         raise ContentError("a tar member has a negative size", subject=origin, found=info.size)
     if block[257:265] == tarfile.GNU_MAGIC:  # where USTAR has the front of the name, GNU has times

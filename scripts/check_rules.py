@@ -39,7 +39,11 @@ Whether a node's platform is among them shows in the second line of the table.
 - `podman artifact pull` takes indexes, by platform, in 5.4 and 5.8; that its store refuses lists is out of date.
 - podman 4 mounts images without diff_ids, and with wrong ones. podman 5 refuses wrong ones.
 - A layer in which a path stands twice, such as `models/` and `./models/`, is refused by podman and CRI-O alone.
-- ORAS pulls everything below an index that has a title, of all platforms, artifacts among them.
+- ORAS pulls everything below an index that has a title, of all platforms, artifacts among them. oras-py, which is
+  another program, calls layers without a title by their digests.
+- ORAS pushes every file under the type of an image layer, whatever it is, so that the type does not tell a tar: the
+  first header does.
+- A history that does not match the layers is refused by olot and by programs that convert images; runtimes take it.
 - CRI-O, KitOps, modctl and Docker Model Runner are not run by the tests: Debian and PyPI do not have them. Their rules
   are read from their sources.
 """

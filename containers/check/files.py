@@ -61,8 +61,9 @@ def _podman_artifact(entry: Entry) -> Iterator[Finding]:
 
 
 def oras(artifact: Artifact) -> Iterator[Finding]:
-    """`oras pull`."""
-    entries = artifact.entries
+    """`oras pull`. It takes all files below an index that have titles; what has none at all is not meant for it."""
+    titled = [entry for entry in artifact.entries if any(layer.title for layer in entry.layers)]
+    entries = titled or artifact.entries
     unique = {layer.descriptor.digest: layer for entry in entries for layer in entry.layers}
     titles = {layer: layer.title for layer in unique.values()}
     named = {layer: title for layer, title in titles.items() if title}

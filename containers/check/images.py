@@ -53,6 +53,7 @@ def as_image(entry: Entry) -> Iterator[Finding]:
         return
     plain = [(layer, diff_id) for layer, diff_id in zip(layers, diff_ids, strict=True) if not layer.compression]
     yield from rules.DIFF_ID.at([layer for layer, diff_id in plain if diff_id != layer.descriptor.digest])
+    yield from rules.NOT_A_TAR.at([layer for layer in layers if not layer.is_tar])
     yield from rules.FOREIGN_LAYER.at([layer for layer in entry.layers if not layer.is_image], entry.types)
 
 
@@ -91,7 +92,9 @@ def tops(entry: Entry) -> str:
 
 def not_read(entry: Entry) -> tuple[Finding, ...]:
     """That layers were not read to their ends, if any was not."""
-    return rules.NOT_READ.at([f"{layer}: {layer.listing.gap}" for layer in entry.image_layers if layer.listing.gap])
+    return rules.NOT_READ.at(
+        [f"{layer}: {layer.listing.gap}" for layer in entry.image_layers if layer.listing.gap and layer.is_tar]
+    )
 
 
 def closed(entry: Entry) -> list[str]:

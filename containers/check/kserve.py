@@ -9,7 +9,7 @@ from containers.check.images import as_image, closed, for_nodes, has_models, no_
 from containers.check.layers import Layer
 from containers.check.members import clean, is_whiteout
 from containers.check.rules import kserve as rules
-from containers.check.rules.images import NOT_READ
+from containers.check.rules.images import NOT_A_TAR, NOT_READ
 from containers.check.verdicts import Finding, shown
 from containers.layers import ROOT
 from containers.tar import Kind, Walked
@@ -92,6 +92,7 @@ def _fetched(entry: Entry) -> Iterator[Finding]:
         yield from rules.FETCH_ZSTD.at(zstd)
         return
     read = [layer for layer in entry.layers if layer.media_type in FETCHED]
+    yield from NOT_A_TAR.at([layer for layer in read if not layer.is_tar])
     taken = [member for layer in read for member in layer.listing.members if _is_taken(member)]
     missed = [place for layer in entry.layers for place in _missed(layer)]
     if taken:
@@ -99,7 +100,7 @@ def _fetched(entry: Entry) -> Iterator[Finding]:
         yield from rules.FETCH_LINK.at([shown(member.name) for member in taken if _is_bad_link(member)])
         yield from rules.FETCH_WHITEOUT.at([shown(member.name) for member in taken if is_whiteout(member.name)])
     else:
-        gaps = NOT_READ.at([f"{layer}: {layer.listing.gap}" for layer in read if layer.listing.gap])
+        gaps = NOT_READ.at([f"{layer}: {layer.listing.gap}" for layer in read if layer.listing.gap and layer.is_tar])
         yield from gaps or [rules.FETCH_NOTHING.finding(missed, entry.types)]
 
 

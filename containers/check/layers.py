@@ -49,8 +49,8 @@ class Layer:
 
     @property
     def is_tar(self) -> bool:
-        """Whether it is a tar, compressed or not."""
-        return is_tar(self.media_type)
+        """Whether it is a tar, compressed or not. ORAS calls every file one."""
+        return is_tar(self.media_type) and self.listing.is_tar
 
     @property
     def compression(self) -> str:

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 from containers.check.media import compression, is_tar
 from containers.compression import decompressed
-from containers.tar import Kind, Walked, walk_members
+from containers.tar import Kind, NotTarError, Walked, walk_members
 from formats.examine import READERS
 from registry.blob import CHUNK
 from registry.descriptor import Descriptor, Digest
@@ -45,10 +45,14 @@ _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 @dataclass(frozen=True)
 class Listing:
-    """The members of one layer, in its order; `gap` says why there may be more, and is empty if there are not."""
+    """The members of one layer, in its order; `gap` says why there may be more, and is empty if there are not.
+
+    `is_tar` is false where the layer's type says that it is one, and it does not begin like one.
+    """
 
     members: tuple[Walked, ...] = ()
     gap: str = ""
+    is_tar: bool = True
 
 
 class Purse:
@@ -89,7 +93,7 @@ def _listing(layer: Descriptor, source: Source, purse: Purse) -> Listing:
     except (ContentError, ResponseError) as error:
         if isinstance(error, ResponseError) and error.status:
             raise
-        return Listing(tuple(found), error.what)
+        return Listing(tuple(found), error.what, bool(found) or not isinstance(error, NotTarError))
     return Listing(tuple(found))
 
 

@@ -115,7 +115,7 @@ ORAS_NAMELESS = Rule(
     "oras pull succeeds, and writes no file",
     "ORAS calls the file of a layer by org.opencontainers.image.title, and skips layers without. It does not know "
     "org.cncf.model.filepath, nor does it unpack images.",
-    f"{_ORAS}; run: oras 1.2, oras-py 0.2",
+    f"{_ORAS}; run: oras 1.2 (oras-py calls such files by their digests)",
     "packer pull, or publish raw layers (--modelpack raw), which have titles",
 )
 ORAS_SOME_NAMELESS = Rule(

@@ -50,6 +50,14 @@ FOREIGN_LAYER = Rule(
     f"image specification, layer.md; {_CONTAINERD}; run: ctr, podman",
     "type the layers application/vnd.oci.image.layer.v1.tar, or give the artifact a config of its own",
 )
+NOT_A_TAR = Rule(
+    "image-not-a-tar",
+    Outcome.FAILS,
+    "the pull ends with: invalid tar header",
+    "A layer of an image is a tar. ORAS pushes files as they are under the type of an image layer, unless another one is named.",
+    "image specification, layer.md; run: ctr, podman, kserve-storage 0.21",
+    "push files with a type of their own (oras push FILE:TYPE), and take them with oras pull; or pack a tar",
+)
 TWICE = Rule(
     "image-twice",
     Outcome.FAILS,
