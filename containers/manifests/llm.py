@@ -19,12 +19,13 @@ def llm_inference_service(serving: Serving) -> Manifests:
             hint="use --mode kserve",
         )
     model, options = serving.model, serving.options
+    scheme = "oci" if model.has_shell else "oci+native"
     body = {
         "apiVersion": "serving.kserve.io/v1alpha2",
         "kind": "LLMInferenceService",
         "metadata": metadata(model, options, serving.name),
         "spec": {
-            "model": {"uri": f"oci://{model.reference}", "name": serving.name},
+            "model": {"uri": f"{scheme}://{model.reference}", "name": serving.name},
             "replicas": options.replicas,
             "router": {"gateway": {}, "route": {}, "scheduler": {}},
             "template": {**placement(model, options, serving.gpus), "containers": [_container(serving)]},
@@ -32,10 +33,15 @@ def llm_inference_service(serving: Serving) -> Manifests:
     }
     requires = (
         "KServe 0.20 with its LLMInferenceServices, the Gateway API and its inference extension",
-        "what oci:// needs: a modelcar or an image volume, by ociModelMode in KServe's ConfigMap",
+        _SCHEMES[scheme],
     )
-    return Manifests((Document(body, _NOTES),), requires, 25)
+    return Manifests((Document(body, _NOTES),), requires, 25 if model.has_shell else 33)
 
+
+_SCHEMES = {
+    "oci": "modelcars, or what image volumes need, by ociModelMode in KServe's ConfigMap",
+    "oci+native": "Kubernetes 1.35, or 1.33 with the feature gate ImageVolume; containerd 2.2 or CRI-O 1.33",
+}
 
 _NOTES = """
 Image, command, ports and probes are those of KServe's own template for vLLM; what stands here is added to them.

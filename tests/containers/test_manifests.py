@@ -89,6 +89,7 @@ CASES: list[tuple[Model, dict[str, Any]]] = [
     (SAFETENSORS, {"mode": "image-volume", "runtime": "sglang"}),
     (model(has_shell=False), {"mode": "image-volume"}),
     (model(has_shell=False), {"mode": "kserve-native"}),
+    (model(has_shell=False), {"mode": "llm-inference-service"}),
     (model(has_shell=False), {"mode": "prefetch"}),
     (model(architectures=("amd64",)), {"mode": "init-container"}),
 ]
@@ -158,6 +159,14 @@ def test_yaml_says_what_the_documents_say(of: Model, said: dict[str, Any]) -> No
     assert "Kubernetes 1." in text or "KServe 0." in text
     assert max(len(line) for line in text.splitlines() if line.startswith("#")) <= 120
     assert "latest" not in text.replace("registry.example.com/packer:latest", "")
+
+
+def test_texts_that_look_like_numbers_are_quoted() -> None:
+    """`1e3` is a text to PyYAML, and a number to Kubernetes, which wants texts for labels."""
+    chosen = {"a": "1e3", "b": "010", "c": "yes", "d": "0x1f", "e": "12e456789012", "f": "v1"}
+    text = render([], made(SAFETENSORS, mode=Mode.PREFETCH, node_selector=chosen).documents)
+    for name, value in chosen.items():
+        assert f"{name}: {value if name == 'f' else repr(value)}\n" in text
 
 
 def test_modes_make_what_they_are_for() -> None:
