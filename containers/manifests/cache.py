@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from containers.manifests.document import Document, Manifests
-from containers.manifests.fetching import PREFIX, STORAGE_NOTES, Workload, storage_container
+from containers.manifests.fetching import PREFIX, STORAGE_NOTES, Workload, own_image, storage_container
 from containers.manifests.kserve import inference
 from containers.manifests.options import Options
 from containers.manifests.pods import Json, metadata, room
@@ -30,7 +30,7 @@ def model_cache(serving: Serving) -> Manifests:
     )
     requires = (
         "KServe 0.15, with localModel.enabled in its ConfigMap, and its agents on the nodes",
-        f"packer's own image, {serving.options.packer_image}",
+        own_image(serving.options),
     )
     return Manifests(documents, requires, 25)
 

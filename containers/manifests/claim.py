@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from containers.manifests.document import Document, Manifests
-from containers.manifests.fetching import DOCKER, environment, resources
+from containers.manifests.fetching import DOCKER, environment, own_image, resources
 from containers.manifests.pods import (
     Json,
     Way,
@@ -43,7 +43,7 @@ def claim(serving: Serving) -> Manifests:
         Document(workload(serving, Way([volume], [mount], [wait], path=path)), _SERVER_NOTES),
         Document(service(serving)),
     )
-    requires = ("Kubernetes 1.25, any container runtime", f"packer's own image, {serving.options.packer_image}")
+    requires = ("Kubernetes 1.25, any container runtime", own_image(serving.options))
     return Manifests(documents, requires, 25)
 
 

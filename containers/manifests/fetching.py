@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from containers.manifests.options import Options
+from containers.manifests.options import PACKER_IMAGE, Options
 from containers.manifests.pods import Json
 from containers.manifests.quantity import MI, quantity
 
@@ -52,6 +52,12 @@ def storage_container(options: Options, workload: Workload) -> Json:
             "workloadType": workload.value,
         },
     }
+
+
+def own_image(options: Options) -> str:
+    """What is said of packer's own image among the things that documents need."""
+    known = options.packer_image != PACKER_IMAGE
+    return f"packer's own image, {options.packer_image if known else 'in a registry of yours: --packer-image'}"
 
 
 def environment(*, has_login: bool) -> list[Json]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from containers.manifests.document import Document, Manifests
-from containers.manifests.fetching import PREFIX, STORAGE_NOTES, Workload, storage_container
+from containers.manifests.fetching import PREFIX, STORAGE_NOTES, Workload, own_image, storage_container
 from containers.manifests.pods import (
     Json,
     container_security,
@@ -58,7 +58,7 @@ _NATIVE_NOTES = "KServe mounts the folder models of the image read-only at /mnt/
 
 def _fetched(serving: Serving) -> Manifests:
     container = Document(storage_container(serving.options, Workload.POD), STORAGE_NOTES)
-    requires = ("KServe 0.15", f"packer's own image, {serving.options.packer_image}")
+    requires = ("KServe 0.15", own_image(serving.options))
     documents = inference(serving, f"{PREFIX}{serving.model.reference}", _FETCHED_NOTES)
     return Manifests((container, *documents), requires, 25)
 
