@@ -1,4 +1,4 @@
-"""Writes .github/workflows/build-model.yml, for other repositories to call: `make docs`; a test fails if it was forgotten."""
+"""Writes .github/workflows/build-model.yml for others to call: `make docs`. A test fails if that was forgotten."""
 
 from __future__ import annotations
 

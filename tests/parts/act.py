@@ -121,7 +121,7 @@ class Repository:
             *("--platform", "ubuntu-latest=-self-hosted", *flags, *arguments),
             check=False,
             cwd=self.root,
-            timeout=900,
+            timeout=3000,
             env={
                 "HOME": str(self.folder / "home"),
                 "PATH": f"{PACKER.parent}:{os.environ['PATH']}",
