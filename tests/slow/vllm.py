@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.parts.command import ROOT
@@ -32,37 +32,40 @@ _ENVIRONMENT = {
 def serving(model: Path, log: Path) -> Iterator[str]:
     """The address of vLLM's server for the model in a folder; nothing is said to it about quantization."""
     with reserved_port() as port:
+        command: list[str | Path] = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *_SIZE]
+        place = ["--served-model-name", "it", "--host", "127.0.0.1", "--port", str(port)]
         address = f"127.0.0.1:{port}"
-        command = [
-            PYTHON,
-            "-m",
-            "vllm.entrypoints.openai.api_server",
-            "--model",
-            model,
-            *_SIZE,
-            "--served-model-name",
-            "it",
-        ]
-        place = ["--host", "127.0.0.1", "--port", address.partition(":")[2]]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [str(word) for word in (*command, *place)],
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **_ENVIRONMENT},
-                cwd=log.parent,
-                start_new_session=True,
-            )
-        try:
-            _await(f"http://{address}/health", process, log)
+        with started([*command, *place], address, log):
             yield address
-        finally:
-            _end(process)
 
 
-def complete(address: str, prompt: str, tokens: int = 8) -> str:
+@contextlib.contextmanager
+def started(
+    command: Sequence[str | Path], address: str, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[int]:
+    """A server of vLLM's, from when it answers; the variables that keep it small give way to `environment`.
+
+    Yields the number of the session that all its processes are in.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **_ENVIRONMENT, **(environment or {})},
+            cwd=log.parent,
+            start_new_session=True,
+        )
+    try:
+        _await(f"http://{address}/health", process, log)
+        yield process.pid
+    finally:
+        _end(process)
+
+
+def complete(address: str, prompt: str, tokens: int = 8, model: str = "it") -> str:
     """What the server says next, always the likeliest token."""
-    asked = {"model": "it", "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    asked = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"http://{address}/v1/completions", json.dumps(asked).encode(), headers)
     with urllib.request.urlopen(request, timeout=ANSWER) as answer:
