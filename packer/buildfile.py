@@ -288,11 +288,16 @@ def _beside(folder: Path, said: Evaluate) -> Evaluate:
     if isinstance(suite, str):
         suite = str(folder / suite) if suite.endswith((".yaml", ".yml")) or "/" in suite else suite
     elif suite:
-        suite = {key: str(folder / value) if key in ("data", "include") else value for key, value in suite.items()}
+        suite = {key: str(folder / value) if _is_path(key, value) else value for key, value in suite.items()}
     data = _there(folder, said.data)
     report = folder / said.report if said.report else None
     baseline = _rebase(folder, said.baseline) if said.baseline else None
     return said.model_copy(update={"suite": suite, "data": data, "report": report, "baseline": baseline})
+
+
+def _is_path(key: str, value: object) -> TypeGuard[str]:
+    """Whether a value of a suite is a path; what is of another type is refused by whoever reads the suite."""
+    return key in ("data", "include") and isinstance(value, str)
 
 
 def _near(folder: Path, quantize: Quantize) -> Quantize:

@@ -27,6 +27,9 @@ from registry.memory import Memory
 
 DEFAULT_RETAIN = 0.99
 
+PASSAGES = 4096
+"""Passages of a text that may be used, however far an evaluation is extended."""
+
 
 def resolve_evaluate(said: Evaluate, place: Workplace, recipe: str) -> Evaluation | None:
     """The evaluation that is asked for, its suite found and its text read; None if none is.
@@ -62,7 +65,7 @@ def _samples(suite: Suite, data: str | None) -> Samples | None:
     if not path:
         hint = "data: FILE in the suite, or --data FILE"
         raise UsageError(f"nothing says on which text the suite {suite.name} is measured", hint=hint)
-    samples = read_samples(path, None, suite.seed, least=1)
+    samples = read_samples(path, None, suite.seed, least=1, most=PASSAGES)
     return replace(samples, origin=data_name(data) if data else path.name)
 
 
@@ -79,7 +82,10 @@ def evaluate_models(candidate: str, baseline: str, how: Evaluation, reach: Reach
 def write_report(evaluated: Evaluated, folder: Path) -> Path:
     """Write the report and the scorecard to a folder, each whole or not at all; the path of the report."""
     report, card = folder / "report.html", folder / "scorecard.json"
-    for path, text in ((card, json.dumps(evaluated.scorecard.to_json(), indent=2) + "\n"), (report, evaluated.report)):
+    for path, text in (
+        (card, json.dumps(evaluated.scorecard.to_json(), indent=2, allow_nan=False) + "\n"),
+        (report, evaluated.report),
+    ):
         with whole_file(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
     return report

@@ -96,14 +96,15 @@ def values(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """What jobs read, of what each stage told."""
     origin = stages.get("fetch", {}).get("origin", {})
     scorecard, release = stages.get("evaluate", {}), stages.get("publish", {})
-    gated = [metric["retention"]["estimate"] for metric in scorecard.get("metrics", ()) if metric["is_gated"]]
+    gated = [metric["retention"] for metric in scorecard.get("metrics", ()) if metric["is_gated"]]
+    worst = min(gated, key=lambda retention: retention["low"], default=None)  # as in the annotations
     known = {
         **_published("IMAGE", release.get("image"), release.get("tags", ())[:1]),
         **_published("MODELPACK", release.get("modelpack"), release.get("tags", ())[1:]),
         "SOURCE_URL": "{kind}://{name}".format_map(origin) if origin.get("name") else None,
         "SOURCE_REVISION": origin.get("revision"),
         "VERDICT": scorecard.get("verdict"),
-        "RETENTION": f"{min(gated):.4f}" if gated else None,
+        "RETENTION": f"{worst['estimate']:.4f}" if worst else None,
         "CHANGED": str(release["changed"]).lower() if release else None,
     }
     return {name: printable(known[name] or "")[:LONGEST] for name in NAMES}

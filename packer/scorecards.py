@@ -24,8 +24,11 @@ from registry.manifest import Index, Manifest, parse_json_object
 from registry.reference import LayoutReference, Reference
 from registry.store import Source, open_store
 
-MAX_DOCUMENT = 16 << 20
-"""Bytes of a scorecard or a report."""
+MAX_DOCUMENT, MAX_REPORT = 1 << 20, 16 << 20
+"""Bytes of a scorecard, and of a report."""
+
+MAX_LIST, MAX_TEXT = 200, 2000
+"""Metrics, failures or versions of a scorecard, and characters of a text in it."""
 
 MAX_FETCHED = 100
 """Scorecards of one manifest that are looked at, by what the list says the newest."""
@@ -47,7 +50,7 @@ class Published:
         """The page of HTML beside it; `NotFoundError` if there is none, `ContentError` if it is damaged or too long."""
         if not self.report:
             raise NotFoundError("no report lies beside this scorecard", subject=self.digest)
-        return read_all(self.report, MAX_DOCUMENT)
+        return read_all(self.report, MAX_REPORT)
 
 
 def fetch_scorecard(text: str, access: Access) -> tuple[Published, Reference | LayoutReference]:
@@ -79,8 +82,24 @@ def find_scorecard(root: Manifest | Index, source: Source) -> Published | None:
     newest = sorted(entries, key=lambda entry: entry.annotations.get(CREATED, ""), reverse=True)[:MAX_FETCHED]
     manifests = [source.resolve(entry.digest) for entry in newest]
     about = [manifest for manifest in manifests if manifest.subject and manifest.subject.digest == digest]
-    found = [held for manifest in about if (held := _held(manifest, source))]
-    return max(found, key=lambda held: _time(held.scorecard), default=None)
+    return _last(about, source)
+
+
+def _last(manifests: Iterable[Manifest | Index], source: Source) -> Published | None:
+    """The scorecard that was measured last; `ContentError` if there is none but such as are malformed."""
+    best: Published | None = None
+    wrong: ContentError | None = None
+    for manifest in manifests:
+        try:
+            held = _held(manifest, source)
+        except ContentError as error:  # anybody may attach something, which hides nothing
+            wrong = wrong or error
+            continue
+        if held and (best is None or _time(held.scorecard) > _time(best.scorecard)):
+            best = held
+    if wrong and not best:
+        raise wrong
+    return best
 
 
 def is_ours(entry: Descriptor) -> bool:
@@ -110,10 +129,20 @@ def _checked(scorecard: Scorecard, origin: str) -> Scorecard:
         parties = (checked.candidate, checked.baseline)
         if not all(0 <= size < _ABSURD for party in parties for size in (party.bytes, party.memory)):
             raise ValueError("a model of absurd size")
+        if not _is_bounded(asdict(checked)):
+            raise ValueError("a list or a text of absurd length")
     except (ValidationError, ValueError, RecursionError) as error:
         found = printable(str(error))[:300]
         raise ContentError("this scorecard is malformed", subject=origin, found=found) from error
     return checked
+
+
+def _is_bounded(value: Any) -> bool:
+    """Whether no list and no text is longer than anybody would write."""
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT
+    inner = list(value.items()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    return len(inner) <= MAX_LIST and all(map(_is_bounded, inner))
 
 
 def _time(scorecard: Scorecard) -> datetime:

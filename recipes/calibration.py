@@ -63,8 +63,8 @@ class Samples:
             stream.writelines(_line(row) for row in self.rows)
 
 
-def read_samples(path: Path | None, count: int | None, seed: int, least: int = LEAST) -> Samples:
-    """`count` rows of a file, of all files of a folder, or of packer's own set; all, but at most `DEFAULT`, if None.
+def read_samples(path: Path | None, count: int | None, seed: int, least: int = LEAST, most: int = DEFAULT) -> Samples:
+    """`count` rows of a file, of all files of a folder, or of packer's own set; all, but `most` at most, if None.
 
     `.jsonl` and `.ndjson` hold an object a line, `.json` may hold a list of them instead, `.parquet` has a column for
     each key, and `.txt` and `.md` are plain text. A row has `messages`, `conversations` (of ShareGPT), `text`,
@@ -76,7 +76,7 @@ def read_samples(path: Path | None, count: int | None, seed: int, least: int = L
     if count is not None and not 1 <= count <= MAX_SAMPLES:
         raise UsageError("this is no number of samples", expected=f"1 to {MAX_SAMPLES}", found=count)
     named = OWN if path is None else path
-    choice = _Choice(DEFAULT if count is None else count, random.Random(seed).random)  # noqa: S311 - not for secrets
+    choice = _Choice(most if count is None else count, random.Random(seed).random)  # noqa: S311 - not for secrets
     try:
         files = _files(named)
         for file in files:

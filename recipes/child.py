@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from threading import Event, Timer
 from typing import IO, Any
 
 from formats.text import printable
@@ -58,6 +59,7 @@ _FIXED = {
     "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "LLM_COMPRESSOR_LOG_DISABLED": "true",
+    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONWARNINGS": "ignore",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -89,8 +91,12 @@ class Answer:
         return cls(**{**document, "done": Done.from_json(document["done"])})
 
 
-def run_child(task: Task, environment: Mapping[str, str], tell: Tell) -> Answer:
-    """Have a task done by a child.
+class Overdue(Exception):  # noqa: N818 - who sets a limit awaits it
+    """The time that a child had is over."""
+
+
+def run_child(task: Task, environment: Mapping[str, str], tell: Tell, seconds: float | None = None) -> Answer:
+    """Have a task done by a child, which is ended with `Overdue` after so many seconds.
 
     `SpaceError` if memory or disk run out, `UsageError` where a library or a device is missing or the recipe is wrong,
     `ModelError` if the library fails on the model. What the child has written whole stays in every case.
@@ -100,9 +106,12 @@ def run_child(task: Task, environment: Mapping[str, str], tell: Tell) -> Answer:
         with suppress(BrokenPipeError), process.stdin as stdin:  # it died before it had read all
             stdin.write(json.dumps(task.to_json()).encode())
         last: dict[str, Any] = {}
-        for last in _lines(process.stdout):
-            _pass_on(last, tell)
-        code = process.wait()
+        with _limited(process, seconds) as is_overdue:
+            for last in _lines(process.stdout):
+                _pass_on(last, tell)
+            code = process.wait()
+        if is_overdue():
+            raise Overdue
         if last.get("event") == "done":
             return _answer(last, task)
         if last.get("event") == "failed":
@@ -170,6 +179,25 @@ def _running(command: list[str], environment: Mapping[str, str], log: IO[bytes])
         process.wait()
         if process.stdout:
             process.stdout.close()
+
+
+@contextmanager
+def _limited(process: subprocess.Popen[bytes], seconds: float | None) -> Iterator[Callable[[], bool]]:
+    """The process is killed after so many seconds, if the block lasts as long; what is given tells whether it was."""
+    is_over = Event()
+
+    def end() -> None:
+        is_over.set()
+        process.kill()
+
+    timer = Timer(seconds, end) if seconds is not None else None
+    if timer:
+        timer.start()
+    try:
+        yield is_over.is_set
+    finally:
+        if timer:
+            timer.cancel()
 
 
 def _pass_on(line: Mapping[str, Any], tell: Tell) -> None:

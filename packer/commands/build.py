@@ -263,7 +263,15 @@ def _builds(model: str, flags: dict[str, Any]) -> dict[str, BuildFile]:
     values = {key: convert.get(key, lambda value: value)(value) for key, value in given.items()}
     to = values.pop("to", None)
     places = {name: {"to": with_variant(to, name) if name else to} if to else {} for name in builds}
-    return {name: override(file, values | places[name]) for name, file in builds.items()}
+    return {name: _apart(name, override(file, values | places[name])) for name, file in builds.items()}
+
+
+def _apart(name: str, file: BuildFile) -> BuildFile:
+    """A variant with a folder of its own for its report."""
+    said = file.evaluate
+    if not (name and said.report):
+        return file
+    return file.model_copy(update={"evaluate": said.model_copy(update={"report": said.report / name})})
 
 
 def _binary(text: str) -> tuple[Any, Path]:

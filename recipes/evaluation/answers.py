@@ -64,7 +64,7 @@ class Answers:
                     found=other["hash"],
                     hint="a task that is not the same each time it is loaded cannot be paired",
                 )
-            if _value(one, self.chosen) is None:
+            if self._value(one) is None:
                 raise ModelError(
                     "the baseline's answer has no number", subject=f"{one['task']}, item {one['doc']}", found="NaN"
                 )
@@ -72,10 +72,18 @@ class Answers:
         self.files += 1
         return True
 
+    def _value(self, item: Mapping[str, Any]) -> Any:
+        """The metric of an item, None if it is no number; of an empty answer the worst, whatever the task says."""
+        task = item["task"]
+        value = item["metrics"][self.chosen[task]]
+        if isinstance(value, list):
+            return None if None in value else value
+        return float(task in self.is_less_better) if item["empty"] and value is not None else value
+
     @property
     def failures(self) -> tuple[str, ...]:
         """What counts as lost: answers that are no number."""
-        broken = sum(_value(other, self.chosen) is None for _, other in self.pairs)
+        broken = sum(self._value(other) is None for _, other in self.pairs)
         return (f"the candidate's score is no number (NaN or Inf): {broken} of {self.items} items",) if broken else ()
 
     def series(self) -> list[Series]:
@@ -84,9 +92,7 @@ class Answers:
         return [self._of(task) for task in sorted(tasks)]
 
     def _of(self, task: str) -> Series:
-        scored = [
-            (_value(one, self.chosen), _value(other, self.chosen)) for one, other in self.pairs if one["task"] == task
-        ]
+        scored = [(self._value(one), self._value(other)) for one, other in self.pairs if one["task"] == task]
         pairs = [(one, other) for one, other in scored if one is not None and other is not None]
         metric = self.chosen[task]
         name = f"{task} {metric.partition(',')[0]}"
@@ -108,7 +114,7 @@ class Answers:
         """The items that only one of the two answers rightly, first those that only the baseline does."""
         flipped = []
         for one, other in self.pairs:
-            values = (_value(one, self.chosen), _value(other, self.chosen))
+            values = (self._value(one), self._value(other))
             scores = [value if isinstance(value, float | int) else math.nan for value in values]
             if scores[0] != scores[1] and not math.isnan(scores[0]):
                 flipped.append(Item(one["task"], one["question"], one["target"], scores[0], scores[1]))
@@ -116,15 +122,10 @@ class Answers:
         return Details(before, after, items=tuple(flipped[:FLIPPED]))
 
 
-def _value(item: Mapping[str, Any], chosen: Mapping[str, str]) -> Any:
-    """The metric of an item; None if it is no number. An empty answer is worth nothing, whatever the task says."""
-    value = item["metrics"][chosen[item["task"]]]
-    return 0.0 if item["empty"] and isinstance(value, int | float) else value
-
-
 def _likelihood(name: str, pairs: list[Any]) -> Series:
     """Of pairs of log-likelihood and weight (words, bytes): their perplexity."""
     before, weights = (np.array([one[at] for one, _ in pairs], dtype=np.float64) for at in (0, 1))
     after = np.array([other[0] for _, other in pairs], dtype=np.float64)
-    values = [math.exp(min(-each.sum() / weights.sum(), 700)) for each in (before, after)]
+    nats = [-each.sum() / weights.sum() for each in (before, after)]
+    values = [each / math.log(2) if "bits" in name else math.exp(min(each, 700)) for each in nats]
     return Series(name, "asymptotic", after - before, weights, values[0], values[1], is_gated=True, is_log=True)

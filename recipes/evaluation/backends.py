@@ -31,7 +31,7 @@ class Backend:
         return installed(self.packages, self.engine, f"pip install 'packer[{self.extra}]'")
 
 
-_TORCH = ("torch", "transformers", "compressed-tensors", "safetensors")
+_TORCH = ("torch", "transformers", "tokenizers", "compressed-tensors", "safetensors")
 TRANSFORMERS = Backend("transformers", Engine.LLMCOMPRESSOR, _TORCH, "evaluate")
 LLAMA = Backend("llama-cpp-python", Engine.LLAMA, ("llama_cpp_python", "torch", "safetensors"), "evaluate,llama")
 EMBEDDINGS = Backend(

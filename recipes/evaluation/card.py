@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from recipes.account import cell
 from recipes.evaluation.scorecard import Interval, Scorecard
 
 _HEADING = "## Evaluation"
+_OURS = re.compile(rf"^{_HEADING}\n\nMeasured by packer.*?(?=^#{{1,2}} |\Z)", re.MULTILINE | re.DOTALL)
+"""The section of an earlier evaluation, up to the next heading."""
 
 
 def with_evaluation(card: str, scorecard: Scorecard) -> str:
     """A model card with a section about the evaluation at its end, in place of one from an earlier evaluation."""
-    before = card.partition(f"\n{_HEADING}\n\nMeasured by packer")[0].rstrip()
-    return "\n".join([*([before, ""] if before else []), *_section(scorecard), ""])
+    rest = _OURS.sub("", card).rstrip()
+    return "\n".join([*([rest, ""] if rest else []), *_section(scorecard), ""])
 
 
 def _section(scorecard: Scorecard) -> Iterator[str]:

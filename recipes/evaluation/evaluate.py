@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from formats.checkpoint import Checkpoint
@@ -36,10 +38,10 @@ from recipes.evaluation.suite import Kind, Suite
 from recipes.fit import files_of
 from recipes.quantize import Workplace, untold
 from recipes.result import with_card
-from recipes.task import Task, Tell, whole_file
+from recipes.task import PARTIAL, Task, Tell, whole_file
 from recipes.workshop import Workshop
 from registry.descriptor import digest_of
-from registry.errors import ModelError, UsageError
+from registry.errors import ModelError, SpaceError, UsageError
 
 VERSION = 1
 """Of what is measured; another one has every model measured again."""
@@ -90,13 +92,51 @@ def evaluate(baseline: Checkpoint, candidate: Checkpoint, how: Evaluation) -> Ev
         Model(baseline, identity(baseline, how.place.digest_of), files_of(backend.reads, baseline)),
         Model(candidate, identity(candidate, how.place.digest_of), files_of(backend.reads, candidate), how.recipe),
     )
-    kind = kind_of(how.device, how.place.environment)
-    return _Evaluating(models, how, backend, backend.versions(), kind, datetime.now(UTC)).run()
+    began, clock, versions = datetime.now(UTC), time.monotonic(), backend.versions()
+    asked = _counted(how, backend) if how.suite.kind is Kind.TASKS else {}
+    kind = _kind(how, backend, versions)
+    return _Evaluating(models, how, backend, versions, kind, began, clock, asked).run()
 
 
-def too_small(how: Evaluation, found: int, least: int) -> UsageError:
-    """What is said of a suite that could decide nothing."""
-    possible = largest(how.gate, found) if how.suite.kind is Kind.TASKS else 0.0
+def _kind(how: Evaluation, backend: Backend, versions: Mapping[str, str]) -> str:
+    """What is expected to compute: of the libraries torch alone uses GPUs, if it was built for some."""
+    uses_gpus = backend.reads is TRANSFORMERS.reads and not versions.get("torch", "").endswith("+cpu")
+    return kind_of(how.device, how.place.environment) if uses_gpus else "cpu"
+
+
+def _counted(how: Evaluation, backend: Backend) -> dict[str, Any]:
+    """What lm-eval says of the tasks as they are now, and of the digest of all that is asked. No model is loaded."""
+    how.place.folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=how.place.folder, prefix=PARTIAL) as folder:
+        settings = {**task_settings(how), "first": 0, "last": 0, "only_count": True}
+        task = Task(backend.engine, settings, Path(folder), Path(folder), (), device=how.device)
+        return dict(run_child(task, how.place.environment, how.tell).done.facts)
+
+
+def task_settings(how: Evaluation) -> dict[str, Any]:
+    """What a child is told of tasks, but for how far it should go."""
+    suite = how.suite
+    return {
+        "tasks": list(suite.tasks),
+        "include": str(suite.include) if suite.include else None,
+        "limit": _limit(how),
+        "fewshot": suite.fewshot,
+        "metrics": dict(suite.metrics),
+        "seed": suite.seed,
+        "batch": BATCH,
+        "endpoint": None,
+        "only_count": False,
+    }
+
+
+def _limit(how: Evaluation) -> int | None:
+    """Documents of each task; all, if an evaluation may go on as long as it takes."""
+    return None if how.gate.undecided is Undecided.EXTEND else how.suite.limit
+
+
+def too_small(how: Evaluation, found: int, least: int, measures: int = 1) -> UsageError:
+    """What is said of a suite that could decide nothing, of so many `measures` that count."""
+    possible = largest(how.gate, found, measures) if how.suite.kind is Kind.TASKS else 0.0
     wish = f"ask for less (--retain {math.floor(100 * possible) / 100} at most), or " if possible > 0.1 else ""
     return UsageError(
         f"the suite {how.suite.name} is too small to tell whether {how.gate.retain} is retained",
@@ -108,7 +148,10 @@ def too_small(how: Evaluation, found: int, least: int) -> UsageError:
 
 @dataclass(frozen=True)
 class _Evaluating:
-    """One evaluation. `versions` are those of the backend's libraries, `kind` is what should compute."""
+    """One evaluation. `versions` are those of the backend's libraries, `kind` is what should compute.
+
+    It `began` at a time, and at this `clock` of the machine. `asked` is what lm-eval says of the tasks, if it is some.
+    """
 
     models: tuple[Model, Model]
     how: Evaluation
@@ -116,6 +159,8 @@ class _Evaluating:
     versions: Mapping[str, str]
     kind: str
     began: datetime
+    clock: float
+    asked: Mapping[str, Any]
 
     def run(self) -> Evaluated:
         """Measure the baseline and the candidate, and put together what came of it."""
@@ -144,7 +189,7 @@ class _Evaluating:
         return Circumstances(
             backend=self.backend.engine + (f" at {self.how.endpoint}" if self.how.endpoint else ""),
             versions={**self.versions, **facts.get("versions", {})},
-            kind=self.kind,
+            kind=f"{self.kind}, and that of the endpoint" if self.how.endpoint else self.kind,
             seed=self.how.suite.seed,
             stopped=stopped,
             seconds=round((datetime.now(UTC) - self.began).total_seconds(), 1),
@@ -165,22 +210,18 @@ class _Evaluating:
                 "suite": how.suite.digest,
                 "seed": how.suite.seed,
                 "samples": how.samples.chosen if how.samples else None,
-                "limit": self._limit(),
+                "asked": self.asked.get("data"),
             },
         )
         server = [how.endpoint, self.began.isoformat()] if how.endpoint else None
         against = {"against": before.key, "model": self.models[1].digest, "server": server}
         return before, _workshop(how.place.folder, against)
 
-    def _limit(self) -> int | None:
-        """Documents of each task; all, if an evaluation may go on as long as it takes."""
-        return None if self.how.gate.undecided is Undecided.EXTEND else self.how.suite.limit
-
     def _task(self, at: int, source: Path, target: Path, samples: Path | None) -> Task:
         """What a child is asked for, but for how far it should go."""
         return Task(
             engine=self.backend.engine,
-            settings=self._settings(),
+            settings=task_settings(self.how) if self.asked else {},
             source=source,
             target=target,
             files=tuple(file.name for file in self.models[at].weights),
@@ -189,38 +230,16 @@ class _Evaluating:
             max_length=self.how.suite.window,
         )
 
-    def _settings(self) -> dict[str, Any]:
-        suite = self.how.suite
-        if suite.kind is Kind.FIDELITY:
-            return {}
-        return {
-            "tasks": list(suite.tasks),
-            "include": str(suite.include) if suite.include else None,
-            "limit": self._limit(),
-            "fewshot": suite.fewshot,
-            "metrics": dict(suite.metrics),
-            "seed": suite.seed,
-            "batch": BATCH,
-            "endpoint": None,
-            "only_count": False,
-        }
-
     def _side(self, task: Task) -> Side:
         return Side(task, passage if self.how.samples else results)
 
     def _facts(self, side: Side) -> dict[str, Any]:
-        """What is known of the suite once the baseline's tokenizer, or lm-eval, has read it; remembered.
-
-        Tasks are only counted, since they may be too few. Passages are measured as far as they are needed anyway.
-        """
+        """What is known of the suite once the baseline's tokenizer, or lm-eval, has read it; remembered."""
         path = side.task.target / _FACTS
-        if not path.exists():
-            last = LEAST if self.how.samples else 0
-            task = with_settings(side.task, first=0, last=last, only_count=not last)
-            answer = run_child(task, self.how.place.environment, self.how.tell)
-            side.memory, side.is_known = answer.device or answer.host, bool(last)
-            _write(path, dict(answer.done.facts))
-        facts = dict(json.loads(path.read_bytes()))
+        facts = dict(json.loads(path.read_bytes())) if path.exists() else dict(self.asked)
+        if not facts:
+            answer = run_child(with_settings(side.task, first=0, last=0), self.how.place.environment, self.how.tell)
+            facts = dict(answer.done.facts)
         side.memory = max(side.memory, facts.get("memory", 0))
         return facts
 
@@ -230,17 +249,17 @@ class _Evaluating:
         units: int = facts["units"]
         reader: Passages | Answers
         if how.samples:
+            units = units if how.gate.undecided is Undecided.EXTEND else min(how.suite.passages, units)
             if units < LEAST:
                 raise too_small(how, units, LEAST)
             reader, least = Passages(*folders, how.suite.gate), LEAST
-            units = units if how.gate.undecided is Undecided.EXTEND else min(how.suite.passages, units)
             after.task = with_settings(after.task, against=str(folders[0]))
         else:
             is_less_better = frozenset(task for task, higher in facts["higher_is_better"].items() if not higher)
             reader, least = Answers(*folders, facts["metrics"], is_less_better), self._least(facts)
             if how.endpoint:
                 after.task = with_settings(after.task, endpoint={"url": how.endpoint, "model": None})
-        return Rounds(before, after, reader, how.gate, units, least, how.place.environment, how.tell)
+        return Rounds(before, after, reader, how.gate, units, least, how.place.environment, how.tell, self.clock)
 
     def _least(self, facts: Mapping[str, Any]) -> int:
         """Files of items below which nothing is known; `UsageError` if there are fewer items of a task."""
@@ -249,7 +268,7 @@ class _Evaluating:
         least = {task: fewest(method, self.how.gate, len(items)) for task, method in methods.items()}
         for task, count in items.items():
             if count < least[task]:
-                raise too_small(self.how, count, least[task])
+                raise too_small(self.how, count, least[task], len(items))
         return -(-sum(least.values()) // BATCH)
 
     def _weights(self, tasks: tuple[Task, Task]) -> tuple[WeightError, ...]:
@@ -263,7 +282,7 @@ class _Evaluating:
             task = replace(after, engine="compressed-tensors", settings=settings, device="cpu")
             try:
                 _write(path, dict(run_child(task, self.how.place.environment, self.how.tell).done.facts))
-            except ModelError as error:  # the report shows less
+            except (ModelError, SpaceError) as error:  # the report shows less
                 self.how.tell(f"the errors of the weights are not known: {error.what} ({error.found})")
                 return ()
         return tuple(WeightError(*each) for each in json.loads(path.read_bytes())["errors"])

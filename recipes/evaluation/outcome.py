@@ -79,11 +79,11 @@ class Outcome:
         """What it says. Before the least number of samples nothing is known, unless the candidate failed."""
         rounds = self.rounds
         gate, reader = rounds.gate, rounds.reader
+        is_known = reader.units >= rounds.least
         series = reader.series()
-        found = metrics(series, gate) if series else ()
+        found = metrics(series, gate) if series and is_known else ()
         failures = (*reader.failures, *([rounds.crash] if rounds.crash else []))
-        is_known = reader.units >= rounds.least or failures
-        verdict = decide(found, failures) if is_known else Verdict.UNDECIDED
+        verdict = decide(found, failures)
         more = needed(series, gate, reader.items) if series and verdict is Verdict.UNDECIDED else 0
         return Scorecard(
             verdict=verdict,
@@ -91,7 +91,7 @@ class Outcome:
             candidate=self.candidate.party(),
             baseline=self.baseline.party(),
             metrics=found,
-            divergence=reader.divergence(gate.confidence),
+            divergence=reader.divergence(gate.confidence) if is_known else None,
             samples=self._used(more),
             circumstances=circumstances,
             failures=failures,
@@ -125,19 +125,30 @@ class Outcome:
 
 
 def remembered(folder: Path, scorecard: Scorecard) -> Scorecard:
-    """The scorecard of an earlier run that came as far as this one, with its time and what it took; else this one.
+    """The scorecard of an earlier run that found the same, with its time and what it took; else this one.
 
     One that ended because time was up is not kept: the next goes further.
     """
     key = digest_of(encode(scorecard.to_json()["gate"])).partition(":")[2][:16]
     path = folder / f"scorecard-{key}.json"
     known = _read(path) if path.exists() else None
-    if known and (known.verdict, known.samples.used) == (scorecard.verdict, scorecard.samples.used):
+    if known and _but_for_the_run(known, scorecard) == scorecard:
         return known
     if scorecard.circumstances.stopped != LATE:
         with whole_file(path) as scratch:
             scratch.write_text(json.dumps(scorecard.to_json()))
     return scorecard
+
+
+def _but_for_the_run(known: Scorecard, now: Scorecard) -> Scorecard:
+    """What was known, with the time and what it took of another run."""
+    run = ("seconds", "time", "stopped")
+    return replace(
+        known,
+        candidate=replace(known.candidate, memory=now.candidate.memory),
+        baseline=replace(known.baseline, memory=now.baseline.memory),
+        circumstances=replace(known.circumstances, **{name: getattr(now.circumstances, name) for name in run}),
+    )
 
 
 def _read(path: Path) -> Scorecard | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from recipes.child import run_child
+from recipes.child import Overdue, run_child
 from recipes.evaluation.details import Details, Size
 from recipes.evaluation.scorecard import Divergence, Gate, Metric, Verdict
 from recipes.evaluation.series import Series, decide, metrics
@@ -93,18 +93,21 @@ class Rounds:
     least: int
     environment: Mapping[str, str]
     tell: Tell
-    began: float = field(default_factory=time.monotonic)
+    began: float
     crash: str = ""
     verdict: Verdict = Verdict.UNDECIDED
     curve: list[tuple[int, tuple[Metric, ...]]] = field(default_factory=list)
 
     def run(self) -> str:
-        """Measure until the verdict is known, all units are used, or the budget of time is; says which."""
+        """Measure until the verdict is known, all units are used, or the budget of time is; says which.
+
+        The baseline gets half of what time is left at most, or all of it were for nothing.
+        """
         self._look()
         last = min(max(self.least, self.reader.units), self.units)
         while not (self._is_decided() or self.reader.units >= self.units or self._is_over()):
             last = min(2 * last, self.units) if self.reader.units >= last else last
-            self._measure(self.baseline, last, _half_of(self._left()))
+            self._measure(self.baseline, last, lambda: False, self._left() / 2)
             self._measure_candidate(last)
         return self._why()
 
@@ -118,13 +121,17 @@ class Rounds:
     def _measure_candidate(self, last: int) -> None:
         """What the candidate cannot do is lost; what the machine cannot is an error that nobody catches here."""
         try:
-            self._measure(self.candidate, self.baseline.whole(last), self._is_enough)
+            self._measure(self.candidate, self.baseline.whole(last), self._is_enough, self._left())
         except ModelError as error:
-            self.crash = f"it cannot be run: {error.what}" + (f" ({error.found})" if error.found else "")
+            self._look()  # what was whole before counts, however fast anybody looked
+            if not self._is_decided():
+                self.crash = f"it cannot be run: {error.what}" + (f" ({error.found})" if error.found else "")
         self._look()
 
-    def _measure(self, side: Side, last: int, is_enough: Callable[[], bool]) -> None:
-        """Have units measured up to `last`, by a child that is ended when that is enough; by none if all are there."""
+    def _measure(self, side: Side, last: int, is_enough: Callable[[], bool], seconds: float) -> None:
+        """Have units measured up to `last`, by a child that is ended when that is enough, or these seconds are over; by
+        none if all are there.
+        """
         if side.whole(last) == last:
             return
 
@@ -140,8 +147,8 @@ class Rounds:
 
         task = with_settings(side.task, first=0, last=last)
         try:
-            answer = run_child(task, self.environment, told)
-        except _Enough:
+            answer = run_child(task, self.environment, told, seconds)
+        except (_Enough, Overdue):
             return
         finally:
             side.is_known = True
@@ -161,7 +168,10 @@ class Rounds:
         return bool(self.crash) or self.verdict is not Verdict.UNDECIDED
 
     def _is_enough(self) -> bool:
-        self._look()
+        try:
+            self._look()
+        except ModelError:  # no fault of the child's; whoever looks when it has ended meets it again
+            return True
         return self._is_decided() or self._is_over()
 
     def _is_over(self) -> bool:
@@ -179,12 +189,6 @@ class Rounds:
         ends = (worst.retention.estimate, worst.retention.low, worst.retention.high)
         keeps, low, high = (f"{100 * end:.1f} %" for end in ends)
         return f"{worst.name} keeps {keeps} ({low} to {high})"
-
-
-def _half_of(seconds: float) -> Callable[[], bool]:
-    """Says when half of the time from now is over: the baseline may have no more, or all of it were for nothing."""
-    end = time.monotonic() + seconds / 2
-    return lambda: time.monotonic() >= end
 
 
 def with_settings(task: Task, **more: Any) -> Task:

@@ -164,9 +164,9 @@ class Scorecard:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether the candidate may ship."""
+        """Whether the candidate may ship: not if nothing is known of it, whatever the gate accepts."""
         may_be_unknown = self.gate.undecided is Undecided.ACCEPT and self.verdict is Verdict.UNDECIDED
-        return self.verdict is Verdict.RETAINED or may_be_unknown
+        return self.verdict is Verdict.RETAINED or (may_be_unknown and bool(self.metrics))
 
     @property
     def worst(self) -> Metric | None:

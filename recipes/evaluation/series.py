@@ -17,6 +17,9 @@ _FAR = 1_000_000
 """Units that nobody will measure."""
 
 
+_FEWEST = 2
+"""Units that have a variance, from which it follows what more would tell."""
+
 _RIGHT: Floats = np.ones(1)
 """An item that a model answers rightly."""
 
@@ -55,9 +58,13 @@ def _bounded(value: float) -> float:
 
 def metrics(series: Sequence[Series], gate: Gate, repeated: float = 1.0) -> tuple[Metric, ...]:
     """What is known of each measure. The doubt that the gate allows is shared by the measures that count."""
-    counting = max(sum(one.is_gated for one in series), 1)
-    confidence = 1 - (1 - gate.confidence) / counting
+    confidence = shared(gate, sum(one.is_gated for one in series))
     return tuple(_metric(one, gate, confidence if one.is_gated else gate.confidence, repeated) for one in series)
+
+
+def shared(gate: Gate, counting: int) -> float:
+    """The confidence of each of so many measures that count, so that all have the gate's."""
+    return 1 - (1 - gate.confidence) / max(counting, 1)
 
 
 def _metric(one: Series, gate: Gate, confidence: float, repeated: float) -> Metric:
@@ -87,7 +94,8 @@ def needed(series: Sequence[Series], gate: Gate, units: int) -> int:
     def decides(count: int) -> bool:
         return decide(metrics(series, gate, count / units), ()) is not Verdict.UNDECIDED
 
-    if not units or not decides(_FAR):
+    has_spread = all(one.method != "asymptotic" or len(one.above) >= _FEWEST for one in series)
+    if not units or not has_spread or not decides(_FAR):
         return 0
     low, high = units, _FAR
     while high - low > 1 + low // 100:
@@ -104,6 +112,6 @@ def fewest(method: str, gate: Gate, counting: int) -> int:
     return needed([best] * counting, gate, 1) or _FAR
 
 
-def largest(gate: Gate, items: int) -> float:
-    """The most that could be asked for of so many items of a task, if both models never differ and are always right."""
-    return betting(_RIGHT, _RIGHT, gate.confidence, items).low
+def largest(gate: Gate, items: int, counting: int = 1) -> float:
+    """The most that could be asked for of so many items of each task, if both models never differ and are right."""
+    return betting(_RIGHT, _RIGHT, shared(gate, counting), items).low

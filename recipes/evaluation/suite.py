@@ -46,7 +46,7 @@ class _Document(BaseModel):
     data: str | None = None
     passages: Annotated[int, Field(ge=1)] = 128
     window: Annotated[int, Field(ge=16, le=32768)] = 256
-    gate: tuple[str, ...] = ("perplexity",)
+    gate: Annotated[tuple[str, ...], Field(min_length=1)] = ("perplexity",)
     tasks: tuple[str, ...] = ()
     include: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -156,5 +156,11 @@ def _digests(path: Path | None, origin: str) -> dict[str, str]:
         return {}
     if not path.exists():
         raise UsageError("the suite names what is not there", subject=origin, found=str(path))
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    there = (each for each in path.rglob("*") if each.is_file() and not _is_aside(each.relative_to(path)))
+    files = sorted(there) if path.is_dir() else [path]
     return {str(each.relative_to(path.parent)): FileBlob.at(each).descriptor.digest for each in files}
+
+
+def _is_aside(path: Path) -> bool:
+    """Whether a file is hidden, or what Python has made of another."""
+    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)

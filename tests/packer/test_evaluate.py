@@ -106,15 +106,33 @@ def test_the_whole_chain(place: Place, registry: Server, tmp_path: Path) -> None
     assert (tmp_path / "again/report.html").read_text() == (tmp_path / "report/report.html").read_text()
     assert place.measured() == before
 
-    contents = sorted(path for path in registry.log.with_name("data").rglob("*"))
+    contents = written(registry)
     refused = build(place, to, "--retain", "0.9999", "--report", tmp_path / "refused")
     assert refused.returncode == 4
     assert json.loads(refused.stdout.splitlines()[-1])["accepted"] is False
     assert "nothing was published" in refused.stderr
     assert json.loads((tmp_path / "refused/scorecard.json").read_text())["gate"]["retain"] == 0.9999
     assert contents
-    assert sorted(path for path in registry.log.with_name("data").rglob("*")) == contents
+    assert written(registry) == contents
     assert json.loads(packer("inspect", to, "--json").stdout) == shown
+
+
+def written(registry: Server) -> dict[Path, int]:
+    """The files of a registry, and when each was written."""
+    files = (path for path in registry.log.with_name("data").rglob("*") if path.is_file())
+    return {path: path.stat().st_mtime_ns for path in files if "_uploads" not in path.parts}
+
+
+def test_what_another_run_found_is_not_said_of_this_one(place: Place, tmp_path: Path) -> None:
+    """A model that was quantized by hand, and the same made by a recipe: only the second one's scorecard names it."""
+    code, card, _ = place.evaluate(place.quantized("int8-w8a8-rtn"), "--retain", "0.7")
+    assert (code, card["candidate"]["recipe"]) == (0, "")
+    flags = ("--quantize", "int8-w8a8-rtn", "--evaluate", place.suite, "--retain", "0.7")
+    place.packer("build", place.model, "--to", f"oci:{tmp_path}/out", *flags, "--report", tmp_path / "report")
+    made = json.loads((tmp_path / "report/scorecard.json").read_text())
+    assert made["candidate"]["digest"] == card["candidate"]["digest"]
+    assert made["candidate"]["recipe"] == "int8-w8a8-rtn"
+    assert made["metrics"] == card["metrics"]
 
 
 def test_a_model_against_itself(place: Place) -> None:
@@ -170,8 +188,9 @@ def test_a_budget_ends_it_and_what_was_measured_is_kept(place: Place, tmp_path: 
     """The second run has no time at all, and has what the first left."""
     candidate = place.quantized("fp8-dynamic")
     arguments = ("--retain", "0.8", "--seed", "5")
-    code, card, _ = place.evaluate(candidate, *arguments, "--budget", "1")
+    code, card, _ = place.evaluate(candidate, *arguments, "--budget", "1", "--undecided", "accept")
     assert (code, card["verdict"], card["circumstances"]["stopped"]) == (4, "undecided", "time is up")
+    assert (card["accepted"], card["metrics"], card["divergence"]) == (False, [], None)
     code, card, _ = place.evaluate(candidate, *arguments)
     assert (code, card["verdict"]) == (0, "retained")
     code, again, _ = place.evaluate(candidate, *arguments, "--budget", "1")
@@ -235,6 +254,8 @@ def candidates(place: Place, before: dict[Path, int]) -> list[Path]:
         ("{model} --baseline {model} --suite capitals --data x.txt", "brings its own data"),
         ("{model} --baseline {model} --data nothing.txt", "there is no such data"),
         ("{model} --baseline {model} --data few.txt", "too small to tell whether 0.99 is retained"),
+        ("{model} --baseline {model} --suite eight.yaml --undecided accept", "too small to tell whether 0.99 is"),
+        ("{model} --baseline {model} --suite open.yaml", "gate"),
         ("{gguf} --baseline {model}", "cannot be compared like this"),
         ("{bert} --baseline {bert}", "nothing here runs this model"),
         ("{model} --baseline {model} --budget soon", "this is no time"),
@@ -245,6 +266,9 @@ def test_what_cannot_be_evaluated_is_said_before_anything_loads(
     place: Place, tmp_path: Path, gguf_model: Path, arguments: str, said: str
 ) -> None:
     (tmp_path / "few.txt").write_text("Some words.\n")
+    data = json.loads(place.suite.read_text())["data"]
+    (tmp_path / "eight.yaml").write_text(json.dumps({"passages": 8, "window": 32, "data": data}))
+    (tmp_path / "open.yaml").write_text(json.dumps({"gate": [], "data": data}))
     bert = tiny.write_folder(tmp_path / "bert", tiny.SHARDED)
     config = json.loads((bert / "config.json").read_text())
     (bert / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"], "model_type": "bert"}))

@@ -10,6 +10,7 @@ import yaml
 
 from packer.buildfile import SECTIONS, BuildFile, known_keys
 from packer.commands.evaluate import REFUSED
+from packer.commands.rebuild import CHANGED
 from tests.parts.command import ROOT, packer
 
 README = (ROOT / "README.md").read_text()
@@ -48,4 +49,4 @@ def test_exit_codes_are_those_of_the_errors() -> None:
         for error in vars(errors).values()
         if isinstance(error, type) and issubclass(error, errors.PackerError)
     }
-    assert shown == raised | {0, REFUSED, 130}
+    assert shown == raised | {0, REFUSED, CHANGED, 130}

@@ -336,14 +336,17 @@ def hostile(**changes: Any) -> bytes:
         (hostile(failures=[1]), "malformed"),
         (hostile(candidate__name=json.loads("[" * 900 + "]" * 900)), "malformed"),
         (hostile(gate__retain=float("nan")), "JSON"),
+        (hostile(candidate__name="x" * 2001), "absurd length"),
+        (hostile(failures=["x"] * 201), "absurd length"),
     ],
 )
 def test_a_scorecard_that_is_none_is_refused(layout: tuple[str, Store, Descriptor], data: bytes, said: str) -> None:
     text, store, subject = layout
     digest = attach(store, subject, {SCORECARD: data})
     with pytest.raises(ContentError, match=said) as caught:
-        fetch_scorecard(text, Access())
+        fetch_scorecard(f"{text.rpartition(':')[0]}@{digest}", Access())
     assert caught.value.subject == digest
+    assert fetch_scorecard(text, Access())[0].scorecard.verdict is Verdict.RETAINED  # that which was there still is
 
 
 def test_a_scorecard_that_is_too_large_is_not_fetched(strict: StrictRegistry, model: Path) -> None:
@@ -354,10 +357,10 @@ def test_a_scorecard_that_is_too_large_is_not_fetched(strict: StrictRegistry, mo
     digest = strict.put_blob("a/b", bytes(MAX_DOCUMENT + 1))
     document = json.loads(repository.manifests[str(fetch_scorecard(f"{place}:v1", Access())[1].digest)].data)
     document["layers"][1] |= {"digest": digest, "size": MAX_DOCUMENT + 1}
-    strict.put_manifest("a/b", document)
+    wrong = strict.put_manifest("a/b", document)
     assert document["subject"]["digest"] == subject.digest
     with pytest.raises(ContentError, match="too large"):
-        fetch_scorecard(f"{place}:v1", Access())
+        fetch_scorecard(f"{place}@{wrong}", Access())
     assert not any(digest in request.path for request in strict.requests)
 
 

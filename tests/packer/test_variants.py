@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from packer.buildfile import read_builds, with_variant
+from packer.commands.build import _builds
 from packer.results import LONGEST, NAMES, hints, values
 from registry.errors import UsageError
 from tests.parts import tiny
@@ -164,3 +165,17 @@ def test_no_value_breaks_out_of_its_line() -> None:
     told = values({"fetch": {"origin": {"kind": "hf", "name": "a\nIMAGE_DIGEST=x" * 99, "revision": "\r\n"}}})
     assert all(len(value) <= LONGEST and value.isprintable() for value in told.values())
     assert LONGEST * len(NAMES) < 4096
+
+
+def test_variants_have_reports_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "packer.yaml").write_text(FILE.replace("evaluate: fidelity", "evaluate: {suite: fidelity, report: r}"))
+    builds = _builds(str(tmp_path / "packer.yaml"), {})
+    assert {name: build.evaluate.report for name, build in builds.items()} == {
+        name: tmp_path / "r" / name for name in ("fp8", "int8", "raw")
+    }
+
+
+@pytest.mark.parametrize("suite", ["{data: 5}", "{include: null, tasks: [a]}", "{data: [x]}"])
+def test_a_suite_of_wrong_types_is_no_defect(tmp_path: Path, suite: str) -> None:
+    (tmp_path / "packer.yaml").write_text(f"source: m\nevaluate: {{suite: {suite}}}\n")
+    assert read_builds(tmp_path / "packer.yaml")[""].evaluate.suite

@@ -143,10 +143,11 @@ def test_a_trace_holds_states_and_not_probabilities(places: tuple[Path, Path, Pa
     assert passage(tmp_path, 0).stat().st_size * 50 < WINDOW * 49152 * 4
 
 
+@pytest.mark.parametrize("cap", [30, 300])
 def test_a_head_that_does_more_than_multiply_is_noticed(
-    places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap: int
 ) -> None:
-    """As Gemma caps its logits, or Granite divides them: then the logits themselves are kept."""
+    """As Gemma caps its logits, or Granite divides them, by however little: then the logits themselves are kept."""
     from recipes.evaluation.engines.transformers import Backend
 
     base, _, samples = places
@@ -154,7 +155,7 @@ def test_a_head_that_does_more_than_multiply_is_noticed(
 
     def capped(self: Backend, row: Any) -> Any:
         logits, states = plain(self, row)
-        return 30 * torch.tanh(logits / 30), states
+        return cap * torch.tanh(logits / cap), states
 
     monkeypatch.setattr(Backend, "predict", capped)
     ran(base, tmp_path / "base", samples, last=1)

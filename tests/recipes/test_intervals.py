@@ -15,7 +15,7 @@ from recipes.evaluation.series import Series, decide, fewest, largest, metrics, 
 RUNS = 1000
 WRONG = 0.05
 Draw = Callable[[np.random.Generator, int], tuple[Floats, Floats]]
-PASSAGES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 336)
+PASSAGES = tuple(range(32, 337, 4))
 ITEMS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TOKENS = 255.0
 

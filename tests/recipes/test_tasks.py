@@ -112,6 +112,23 @@ doc_to_target: "{{page}}"
 """
 
 
+_UNKNOWN = """
+task: toy_unknown
+dataset_path: json
+dataset_kwargs: {data_files: {test: words.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{text}}"
+doc_to_target: "{{target}}"
+process_results: !function score.quality
+metric_list: [{metric: quality, aggregation: mean}]
+"""
+_SCORE = """
+def quality(doc, results):
+    return {"quality": float(results[0].strip() == doc["target"])}
+"""
+
+
 def settings(**changed: Any) -> dict[str, Any]:
     known = {"tasks": ["capitals"], "include": str(CAPITALS), "limit": LIMIT, "fewshot": None, "metrics": {}}
     rest = {"seed": SEED, "batch": BATCH, "first": 0, "last": 99, "endpoint": None, "only_count": False}
@@ -195,6 +212,7 @@ def answers(safetensors_model: Path, silent_port: int, tmp_path_factory: pytest.
         "not downloaded": ours("none", **downloaded, tasks=["arc_easy", "hellaswag"]),
         "unknown": ours("none", **downloaded, tasks=["hellaswagg"]),
         "nobody": ours("none", limit=1, endpoint={"url": f"http://127.0.0.1:{silent_port}", "model": None}),
+        "no direction": ours("none", tasks=["toy_unknown"], include=str(toys), only_count=True),
         "code": ours("none", tasks=["toy_code"], include=str(toys), only_count=True),
         "their whole": ["theirs", model, str(CAPITALS), ["capitals"], LIMIT, None, SEED, cache],
         "their examples": ["theirs", model, str(CAPITALS), ["capitals"], 8, 2, SEED, cache],
@@ -228,12 +246,13 @@ def toy_folder(folder: Path) -> Path:
     folder.mkdir()
     shutil.copytree(CAPITALS, folder / "capitals")
     code = _GENERATE.replace("toy_generate", "toy_code") + "unsafe_code: true\n"
-    texts = {"generate": _GENERATE, "rolling": _ROLLING, "missing": _MISSING, "code": code}
+    texts = {"generate": _GENERATE, "rolling": _ROLLING, "missing": _MISSING, "code": code, "unknown": _UNKNOWN}
     for name, text in texts.items():
         below = folder / name  # each in a folder of its own: data lies beside the YAML file
         below.mkdir()
         (below / "task.yaml").write_text(text)
-    for name in ("generate", "code"):
+    (folder / "unknown/score.py").write_text(_SCORE)
+    for name in ("generate", "code", "unknown"):
         (folder / name / "words.jsonl").write_text("".join(json.dumps(word) + "\n" for word in _WORDS))
     (folder / "rolling/pages.jsonl").write_text("".join(json.dumps({"page": page}) + "\n" for page in _PAGES))
     # lm-eval itself looks for them where it is started
@@ -423,3 +442,9 @@ def test_the_capitals() -> None:
     }.items() <= right.items()
     places = [sum(item["answer"] == at for item in items) for at in range(4)]
     assert min(places) > 30  # to choose always the same place is no better than chance
+
+
+def test_a_metric_of_which_nobody_knows_whether_more_is_better_is_refused(answers: Answers) -> None:
+    said = answers.error("no direction")
+    assert "does not say whether more of this metric is better" in said
+    assert "quality" in said

@@ -56,7 +56,20 @@ def choose(name: str, task: Any, requests: Sequence[Any], target: str, wanted: s
         picked = wanted.removesuffix(f",{filters[0]}")
     if picked not in known:
         raise _unknown(name, wanted, known)
-    return Measure(picked, bool(task.higher_is_better().get(picked.partition(",")[0], True)))
+    return Measure(picked, _direction(name, task, picked.partition(",")[0]))
+
+
+def _direction(name: str, task: Any, metric: str) -> bool:
+    """Whether more of a metric is better; `UsageError` if nobody says so: lm-eval knows it of its own alone."""
+    known = task.higher_is_better().get(metric)
+    if known is None:
+        raise UsageError(
+            "the task does not say whether more of this metric is better",
+            subject=name,
+            found=printable(metric),
+            hint="higher_is_better: true, or false, beside the metric in its metric_list",
+        )
+    return bool(known)
 
 
 def _filters(task: Any) -> list[str]:
