@@ -15,7 +15,7 @@ BIN     := .venv/bin
 MODEL   := .cache/models/smollm2-gguf
 PICKLES := .cache/models/pickle
 REAL    := .cache/models/real
-CLIENTS := github hadolint kserve modelcar modelpack olah olot
+CLIENTS := cel github hadolint kserve modelcar modelpack olah olot
 PEERS   := olot oras
 DEBIAN  := podman buildah runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git nginx openssl chromium shellcheck
 
@@ -73,7 +73,7 @@ docs: .venv/.base
 
 install: .venv/.everything
 
-components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL) $(PICKLES) $(REAL) .cache/llama .cache/oci11/.installed .cache/podman5 .cache/runtimes .cache/image/base.tar
+components: $(CLIENTS:%=.cache/clients/%/.installed) $(MODEL) $(PICKLES) $(REAL) .cache/llama .cache/oci11/.installed .cache/podman5 .cache/runtimes .cache/image/base.tar .cache/clients/tekton-lint/.installed
 	@scripts/debian.sh $(DEBIAN)
 
 .venv/bin/python:
@@ -116,6 +116,9 @@ $(REAL): | .venv/bin/python
 
 .cache/llama:
 	$(AS_ROOT) scripts/llama.sh $@
+
+.cache/clients/tekton-lint/.installed: scripts/tekton-lint.sh | .venv/bin/python
+	scripts/tekton-lint.sh $(BIN)/python $(@D)
 
 .cache/image/base.tar:
 	$(AS_ROOT) scripts/base.sh $@

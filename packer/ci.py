@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from containers.ci.tekton.bundle import bundle
@@ -216,9 +215,9 @@ def _tagged(text: str, role: str) -> Iterator[Watched]:
         yield Watched("registry", role, reference.repository, reference.tag)
 
 
-def claimed(claim: Claim, nodes: Iterable[str]) -> Claim:
-    """The claim with labels of nodes, each LABEL=VALUE."""
-    pairs = [text.partition("=") for text in nodes]
-    if wrong := next((text for text, equals, _ in pairs if not equals), None):
-        raise UsageError("this is no label with a value", expected="--node-selector LABEL=VALUE", found=wrong)
-    return replace(claim, nodes={label: value for label, _, value in pairs})
+def pairs(texts: Iterable[str], expected: str) -> dict[str, str]:
+    """Texts of the form NAME=VALUE, of which the flag in `expected` takes several."""
+    parts = [text.partition("=") for text in texts]
+    if (wrong := next((name for name, equals, _ in parts if not (name and equals)), None)) is not None:
+        raise UsageError("this is no name with a value", expected=expected, found=wrong)
+    return {name: value for name, _, value in parts}

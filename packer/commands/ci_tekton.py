@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,13 @@ from packer.options import access, note, reaching
 )
 @click.option("--storage-class", default="", metavar="CLASS", help="Of that volume. Default: the cluster's.")
 @click.option("--node-selector", "nodes", multiple=True, metavar="LABEL=VALUE", help="Only on these nodes. Repeatable.")
+@click.option(
+    "--env",
+    "environment",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For every task, such as HF_ENDPOINT or HTTPS_PROXY. Repeatable.",
+)
 @click.option("--queue", default="", metavar="NAME", help="The LocalQueue of Kueue that runs wait in.")
 @click.option("--bundle", metavar="REF", help="Publish Tasks and Pipeline there as a Tekton bundle, and run that.")
 @reaching
@@ -51,6 +59,7 @@ def tekton(
     namespace: str,
     variants: tuple[str, ...],
     nodes: tuple[str, ...],
+    environment: tuple[str, ...],
     bundle: str | None,
     **flags: Any,
 ) -> None:
@@ -61,14 +70,16 @@ def tekton(
     """
     from containers.ci.tekton.plan import Claim
     from packer.buildfile import read_builds
-    from packer.ci import claimed, pinned, plan_tekton, push_bundle, tekton_files
+    from packer.ci import pairs, pinned, plan_tekton, push_bundle, tekton_files
     from packer.commands.build import chosen
 
     given = ("gpus", "gpu", "memory", "cache", "storage_class", "queue")
-    claim = claimed(Claim(**{key: flags.pop(key) for key in given}), nodes)
+    selected = pairs(nodes, "--node-selector LABEL=VALUE")
+    claim = Claim(**{key: flags.pop(key) for key in given}, nodes=selected)
     reach = access(flags, note)
     builds = chosen(read_builds(file), variants)
     plan = plan_tekton(file, builds, name, namespace, pinned(image, reach), claim)
+    plan = replace(plan, environment=pairs(environment, "--env NAME=VALUE"))
     at = push_bundle(plan, bundle, reach) if bundle else ""
     if at:
         note(f"bundle  {at}")
@@ -76,7 +87,7 @@ def tekton(
         note("note: nothing that the build is made of can change by itself, so there are no triggers")
     files = tekton_files(plan, f"packer ci tekton {file.name}", at)
     if out is None:
-        click.echo("---\n".join(files.values()), nl=False)
+        click.echo("".join(files.values()), nl=False)
         return
     for path, text in files.items():
         (out / path).parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.parts.command import ROOT, packer, release, run
-from tests.parts.image import Packer, context
+from tests.parts.image import Packer, context, packer_image
 from tests.parts.models import digests
 from tests.parts.servers import Server, reserved_port
 from tests.parts.small import cut_short
@@ -141,3 +141,33 @@ def test_containerfile_is_clean_under_hadolint(clients: Path, tmp_path: Path) ->
     done = run(hadolint, worse, check=False)
     assert done.returncode
     assert {"DL3008", "DL3002"} <= set(re.findall(r"DL\d+", done.stdout))
+
+
+# ---------------------------------------------------------------- docs/container.md
+
+PAGE = [line.strip() for line in (ROOT / "docs/container.md").read_text().splitlines() if line.startswith("    ")]
+"""The commands of the page."""
+
+
+def test_every_command_of_the_page_is_run_here() -> None:
+    assert [line.split()[0] for line in PAGE] == ["buildah", "buildah", "podman"]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_the_page_builds_this_image(image: Packer, at: int) -> None:
+    """The same image, on the tests' base and with its settings of pip; another name is all that the flags change."""
+    words = PAGE[at].split()
+    assert words[:2] == ["buildah", "build"]
+    assert words[-1] == "."
+    assert packer_image(*words[2:-1]) == image.id
+
+
+def test_the_page_runs_it(image: Packer, model: Path, registry: Server) -> None:
+    """With a volume by name, which the user of the image may write to; the second time from its cache."""
+    words = PAGE[2].replace("registry.example.com", registry.address).replace("./SmolLM2", str(model)).split()
+    at = words.index("packer")
+    assert words[:2] == ["podman", "run"]
+    for _ in range(2):
+        said = image.podman("run", "--no-healthcheck", *words[2:at], image.id, *words[at + 1 :])
+    assert f"image      {registry.address}/models/smollm2:v1" in said
+    assert image.podman("volume", "ls", "--quiet").split() == ["packer-cache"]

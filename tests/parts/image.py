@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +27,8 @@ _SOURCES = ("Containerfile", ".dockerignore", "pyproject.toml", "constraints.txt
 _FOLDERS = ("registry", "formats", "recipes", "containers", "packer")
 
 
-def packer_image() -> str:
-    """The id of packer's image as the sources are now."""
+def packer_image(*more: str) -> str:
+    """The id of packer's image as the sources are now, built with `more` flags."""
     PLACE.mkdir(parents=True, exist_ok=True)
     with (PLACE / "lock").open("w") as lock, tempfile.TemporaryDirectory(prefix="image-") as scratch:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -36,8 +37,9 @@ def packer_image() -> str:
             _base(buildah)
         _wheels()
         sources = context(Path(scratch) / "context")
-        build(buildah, sources, STAGE, "--target", "build")
-        image = build(buildah, sources, NAME)
+        if not more:
+            build(buildah, sources, STAGE, "--target", "build")
+        image = build(buildah, sources, NAME, *(word.replace("=pip.conf", f"={scratch}/pip.conf") for word in more))
         buildah("rmi", "--prune")
         return image
 
@@ -57,12 +59,11 @@ class Buildah:
 
 def build(buildah: Buildah, sources: Path, name: str, *more: str) -> str:
     """The id of the image that the Containerfile in a folder makes, on our base and without a network."""
-    settings = buildah.scratch / "pip.conf"
-    settings.write_text("[global]\nno-index = true\nfind-links = /mnt\n")
+    (buildah.scratch / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /mnt\n")
     flags = ("--layers", "--quiet", "--network", "none", "--format", "docker", "--pull-never")
     values = {"BASE_IMAGE": BASE, "BUSYBOX_IMAGE": BASE, "VERSION": "1.2.3"}
     given = [f"--build-arg={name}={value}" for name, value in values.items()]
-    pip = ("--secret", f"id=pip,src={settings}", "--volume", f"{PLACE / 'wheels'}:/mnt:ro")
+    pip = ("--secret", f"id=pip,src={buildah.scratch / 'pip.conf'}", "--volume", f"{PLACE / 'wheels'}:/mnt:ro")
     said = buildah("build", *flags, *given, *pip, *more, "--tag", name, sources)
     return said.split()[-1]
 
@@ -134,6 +135,15 @@ class Packer:
     def clean(self) -> None:
         """Remove every container."""
         self.podman("rm", "--all", "--force", "--time", "0")
+
+
+def lent(folder: Path) -> tuple[str, ...]:
+    """podman's flags that lend the packages of this environment to the image, after its own: torch and the like would
+    make it two gigabytes larger.
+    """
+    extras, place = folder / "extras.pth", "/opt/packer/lib/python3.11/site-packages"
+    extras.write_text("/extras\n")
+    return f"--volume={sysconfig.get_path('purelib')}:/extras:ro", f"--volume={extras}:{place}/{extras.name}:ro"
 
 
 if __name__ == "__main__":

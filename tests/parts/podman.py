@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,12 @@ class Podman:
 
     def __call__(self, *arguments: str | Path, **options: Any) -> str:
         """What podman prints."""
+        return self.run(*arguments, **options).stdout
+
+    def run(self, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        """How podman ends."""
         environment = {"CONTAINERS_CONF": str(CONTAINERS_CONF)}
-        return run("podman", *self._folders, *arguments, env=environment, **options).stdout
+        return run("podman", *self._folders, *arguments, env=environment, **options)
 
     def pull(self, reference: str) -> None:
         """Pull from a registry without TLS."""

@@ -48,7 +48,7 @@ class Plan:
     `name` begins the names of all objects; `image` is packer's image; `file` is the name of the build file in its
     folder and `texts` what that folder holds. `stages` are those of `STAGES` that have a task, `on_gpu` those that use
     a GPU. `reports` says whether evaluation writes one, `hub` whether the Hugging Face Hub is asked, `pins` whether the
-    source has a revision, `modelpack` whether a ModelPack manifest is published.
+    source has a revision, `modelpack` whether a ModelPack manifest is published. `environment` is what else steps get.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Plan:
     modelpack: bool = True
     watched: tuple[Watched, ...] = ()
     claim: Claim = Claim()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def named(self, what: str) -> str:
         """The name of one of the objects."""

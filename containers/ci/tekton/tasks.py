@@ -136,6 +136,7 @@ def _environment(plan: Plan) -> list[Document]:
         {"name": "PACKER_CACHE", "value": "$(workspaces.cache.path)"},
         {"name": "DOCKER_CONFIG", "value": "$(workspaces.dockerconfig.path)"},
     ]
+    found += [{"name": name, "value": value} for name, value in plan.environment.items()]
     if not plan.hub:
         return found
     token = {"name": "huggingface", "key": "token", "optional": True}

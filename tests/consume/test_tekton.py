@@ -1,0 +1,129 @@
+"""The Pipeline that `packer ci tekton` writes, run: in packer's image, on a real model, to a real registry."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from tests.parts.command import packer, release
+from tests.parts.image import Packer, lent
+from tests.parts.models import digests
+from tests.parts.servers import Server
+from tests.parts.small import cut_short
+from tests.parts.tekton import Cluster
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Packer]:
+    with tempfile.TemporaryDirectory(prefix="tekton-") as folder:
+        found = Packer(Path(folder))
+        try:
+            yield found
+        finally:
+            found.clean()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cut_short(tmp_path_factory.mktemp("model") / "small")
+
+
+@pytest.fixture(scope="module")
+def source(model: Path, registry: Server) -> str:
+    """The same in the registry."""
+    reference = f"{registry.address}/tekton/source:v1"
+    release(model, "--to", reference, "--base", "none")
+    return f"oci://{reference}"
+
+
+def applied(folder: Path, image: Packer, text: str, *flags: str) -> tuple[Cluster, Path]:
+    """A cluster with the documents for a build file, and the PipelineRun to create."""
+    (folder / "packer.yaml").write_text(text)
+    out, name = folder / "out", "registry.example.com/tools/packer:v1"
+    packer("ci", "tekton", folder / "packer.yaml", "--packer-image", f"{name}@sha256:{'1' * 64}", "--out", out)
+    cluster = Cluster(image, folder / "cluster", *flags)
+    cluster.apply(*sorted(out.glob("*.yaml")))
+    return cluster, out / "run/run.yaml"
+
+
+def test_variants_side_by_side(image: Packer, model: Path, source: str, registry: Server, tmp_path: Path) -> None:
+    """Two variants on one volume, each with results of its own; what they publish is what this machine builds."""
+    place = f"{registry.address}/tekton/variants"
+    text = f"""
+source: {source}
+publish: {{to: {place}, base: none}}
+variants:
+  - {{name: whole}}
+  - {{name: parts, shard: {{max_size: 20MB}}}}
+"""
+    cluster, run = applied(tmp_path, image, text)
+    done = cluster.create(run)
+    assert done.has_succeeded, [task.logs for task in done.tasks]
+    assert [(task.task, task.params["variant"]) for task in done.tasks] == [
+        ("fetch", "whole"),
+        ("fetch", "parts"),
+        ("publish", "whole"),
+        ("publish", "parts"),
+    ]
+    assert "10 files" in done.of("fetch")[0].logs[0]
+    for task in done.of("publish"):
+        results, name = task.results, task.params["variant"]
+        assert results["IMAGE_URL"] == f"{place}:{name}"
+        flags = ("--to", f"oci:{tmp_path / 'ours'}:v1", "--variant", name)
+        ours = release(tmp_path / "packer.yaml", *flags)
+        assert results["IMAGE_DIGEST"] == ours["image"].partition("@")[2]
+        assert results["modelpack_ARTIFACT_OUTPUTS"]["digest"] == ours["modelpack"].partition("@")[2]
+        revision = json.loads(packer("inspect", source.removeprefix("oci://"), "--json").stdout)["digest"]
+        assert results["source_ARTIFACT_INPUTS"] == {"uri": source.rpartition(":")[0], "digest": revision}
+    packer("pull", f"{place}:whole", tmp_path / "pulled")
+    assert digests(tmp_path / "pulled") == digests(model)
+    again = cluster.create(run)
+    assert [task.results["CHANGED"] for task in again.of("publish")] == ["false", "false"]
+
+
+def test_a_task_that_is_killed_goes_on_where_it_was(
+    image: Packer, source: str, registry: Server, tmp_path: Path
+) -> None:
+    """The step dies when the first of three files is quantized; the next try makes the others alone."""
+    place = f"{registry.address}/tekton/killed:fp8"
+    text = f"source: {source}\nquantize: fp8-dynamic\npublish: {{to: '{place}', base: none}}\n"
+    cluster, run = applied(tmp_path, image, text, *lent(tmp_path))
+    volume, seen = cluster.volume("killed-cache"), dict[Path, int]()
+
+    def kill(task: str, container: str, ended: Event) -> None:
+        while task == "quantize" and not seen and not ended.wait(0.02):
+            if made := whole(volume):
+                image.podman("kill", "--signal=KILL", container)
+                seen.update({path: path.stat().st_mtime_ns for path in made})
+
+    done = cluster.create(run, kill)
+    assert done.has_succeeded, [task.logs for task in done.tasks]
+    assert {task.task: task.codes for task in done.tasks} == {"fetch": [0], "quantize": [137, 0], "publish": [0]}
+    assert 0 < len(seen) < 3
+    assert {path: path.stat().st_mtime_ns for path in seen} == seen
+    assert len(whole(volume)) == 2
+    assert "done before" in done.of("publish")[0].logs[0]
+    assert done.results["IMAGE_URL"] == place
+    shown = json.loads(packer("inspect", place, "--json").stdout)
+    assert shown["digest"] == done.results["IMAGE_DIGEST"]
+    packer("pull", place, tmp_path / "pulled", "--include", "config.json")
+    assert json.loads((tmp_path / "pulled/config.json").read_text())["quantization_config"]["quant_method"]
+
+
+def whole(volume: Path) -> list[Path]:
+    """The quantized files on a volume that are whole."""
+    return [path for path in volume.glob("quantized/*/*.safetensors") if not path.name.startswith(".")]
+
+
+def test_a_failure_ends_the_run(image: Packer, registry: Server, tmp_path: Path) -> None:
+    """A source that is not there: tried three times, and nothing comes after it."""
+    text = f"source: oci://{registry.address}/tekton/none:v1\npublish: {{to: '{registry.address}/tekton/never:v1'}}\n"
+    cluster, run = applied(tmp_path, image, text)
+    done = cluster.create(run)
+    assert [(task.task, task.codes) for task in done.tasks] == [("fetch", [5, 5, 5])]
+    assert "tekton/none" in done.tasks[0].logs[0]
