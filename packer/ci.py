@@ -15,6 +15,7 @@ from containers.ci.tekton.triggers import triggers
 from containers.manifests.document import Document, render
 from containers.modelpack import ModelPack
 from packer.buildfile import BuildFile
+from packer.sources import parse_source
 from recipes.recipe import Engine, find_recipe
 from registry.access import Access
 from registry.errors import PackerError, UsageError
@@ -53,7 +54,6 @@ def plan_tekton(
         variants=tuple(filter(None, builds)),
         on_gpu=frozenset(_on_gpu(builds.values())),
         reports=any(build.evaluate.report for build in builds.values()),
-        hub=any(text.startswith("hf://") for build in builds.values() for text in _models(build)),
         pins=all(build.source.startswith(("hf://", "oci://")) for build in builds.values()),
         modelpack=all(build.publish.modelpack is not ModelPack.NONE for build in builds.values()),
         watched=tuple(dict.fromkeys(found for build in builds.values() for found in _watched(build))),
@@ -137,6 +137,8 @@ def _models(build: BuildFile) -> Iterator[str]:
 def _require_far(build: BuildFile, file: Path) -> None:
     """`UsageError` for what lies in a folder of this machine, which a cluster does not see."""
     for text in _models(build):
+        if text.startswith("hf://"):
+            parse_source(text)
         if "://" not in text:
             hint = "publish it first (packer push), and name it: oci://HOST/REPO:TAG"
             raise UsageError(

@@ -228,6 +228,7 @@ def test_longest_results_fit() -> None:
     [
         (PLAIN.replace("oci://registry.example.com/models/tiny:v1", "./model"), "a folder of this machine"),
         (PLAIN.replace('"registry.example.com/models/tiny:raw"', "oci:./out"), "publish.to"),
+        (PLAIN.replace("oci://registry.example.com/models/tiny:v1", "hf://a'b"), "not a repository of the Hub"),
         (PLAIN.replace("}", ", base: 'oci:./base'}"), "publish.base"),
         (PLAIN.replace("}", ", busybox: {linux/arm64: ./busybox}}"), "publish.busybox"),
         (PLAIN + "quantize: {recipe: fp8-static, calibration: ../outside.jsonl}\n", "beside it"),

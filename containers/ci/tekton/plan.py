@@ -47,7 +47,7 @@ class Plan:
 
     `name` begins the names of all objects; `image` is packer's image; `file` is the name of the build file in its
     folder and `texts` what that folder holds. `stages` are those of `STAGES` that have a task, `on_gpu` those that use
-    a GPU. `reports` says whether evaluation writes one, `hub` whether the Hugging Face Hub is asked, `pins` whether the
+    a GPU. `reports` says whether evaluation writes one, `pins` whether the
     source has a revision, `modelpack` whether a ModelPack manifest is published. `environment` is what else steps get.
     """
 
@@ -60,7 +60,6 @@ class Plan:
     variants: tuple[str, ...] = ()
     on_gpu: frozenset[str] = frozenset()
     reports: bool = False
-    hub: bool = False
     pins: bool = False
     modelpack: bool = True
     watched: tuple[Watched, ...] = ()

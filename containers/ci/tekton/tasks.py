@@ -132,18 +132,13 @@ def _arguments(plan: Plan, stage: str) -> list[str]:
 
 
 def _environment(plan: Plan) -> list[Document]:
-    found: list[Document] = [
-        {"name": "PACKER_CACHE", "value": "$(workspaces.cache.path)"},
-        {"name": "DOCKER_CONFIG", "value": "$(workspaces.dockerconfig.path)"},
-    ]
-    found += [{"name": name, "value": value} for name, value in plan.environment.items()]
-    if not plan.hub:
-        return found
     token = {"name": "huggingface", "key": "token", "optional": True}
     return [
-        *found,
+        {"name": "PACKER_CACHE", "value": "$(workspaces.cache.path)"},
+        {"name": "DOCKER_CONFIG", "value": "$(workspaces.dockerconfig.path)"},
         {"name": "HF_HOME", "value": "$(workspaces.cache.path)/huggingface"},
         {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": token}},
+        *({"name": name, "value": value} for name, value in plan.environment.items()),
     ]
 
 
