@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ import pytest
 from tests.parts.command import packer, release
 from tests.parts.image import Packer, lent
 from tests.parts.models import digests
-from tests.parts.servers import Server
+from tests.parts.servers import Server, docker_registry
 from tests.parts.small import cut_short
 from tests.parts.tekton import Cluster
+
+USER, PASSWORD = "tester", "correct horse"
+HTPASSWD = f"{USER}:$2b$05$dsHFsFvTBwUgOgoe6JJ/6e8JE2463JkQRChlW5n74at9X.DdjWU6q\n"
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,20 @@ def test_a_task_that_is_killed_goes_on_where_it_was(
 def whole(volume: Path) -> list[Path]:
     """The quantized files on a volume that are whole."""
     return [path for path in volume.glob("quantized/*/*.safetensors") if not path.name.startswith(".")]
+
+
+def test_the_login_comes_from_a_secret(image: Packer, source: str, tmp_path: Path) -> None:
+    """A registry that wants one refuses without the secret, and takes the model with it."""
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    auth = f"auth: {{htpasswd: {{realm: tests, path: {tmp_path / 'htpasswd'}}}}}"
+    with docker_registry(tmp_path / "registry", auth) as closed:
+        text = f"source: {source}\npublish: {{to: '{closed.address}/tekton/closed:v1', base: none}}\n"
+        cluster, run = applied(tmp_path, image, text)
+        assert [task.codes for task in cluster.create(run).tasks] == [[0], [5, 5, 5]]
+        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        document = json.dumps({"auths": {closed.address: {"auth": login}}})
+        cluster.secrets["closed-registry"] = {".dockerconfigjson": document}
+        assert cluster.create(run).has_succeeded
 
 
 def test_a_failure_ends_the_run(image: Packer, registry: Server, tmp_path: Path) -> None:
