@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from packer.commands.evaluate import is_refused, tell_refusal, tell_report
+from packer.failures import expected
 from packer.options import (
     REMOTE_CODE,
     access,
@@ -119,7 +121,8 @@ def build(model: str, *, until: str, variant: tuple[str, ...], as_json: bool, **
     from packer.results import Places
 
     places = Places(flags.pop("result_file"), flags.pop("result_dir"), flags.pop("result_env"))
-    builds = chosen(_builds(model, flags), variant)
+    with _told(places, "", {}):
+        builds = chosen(_builds(model, flags), variant)
     if len(builds) > 1 and places.any:
         raise UsageError(
             "the result of one build is asked for, and there are several",
@@ -186,14 +189,11 @@ def _build(
 
     with listener(in_json=as_json) as told:
         recorded = Recorded(told)
-        try:
+        with _told(places, name, recorded.stages):
             reach = access(dict(flags), told.noted)
             plan = resolve(file, until, work(), reach, environment())
             plan, inputs = pinned(plan, file, path.parent) if path else (plan, {})
             result = _run(plan, until, recorded, file.evaluate.report)
-        except PackerError as error:
-            places.write({"event": "error", **_named(name), **error.to_json()}, values(recorded.stages))
-            raise
         if path and "publish" in recorded.stages:
             _lock(path, name, inputs, recorded)
     if is_refused(result):
@@ -204,6 +204,20 @@ def _build(
     places.write(document, values(recorded.stages))
     click.echo(json.dumps(document, ensure_ascii=False) if as_json else _conclusion(plan, until, result))
     return 0
+
+
+@contextmanager
+def _told(places: Places, name: str, stages: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """An error of the block is a result too."""
+    from packer.results import values
+
+    try:
+        yield
+    except Exception as error:
+        known = expected(error)
+        if isinstance(known, PackerError):
+            places.write({"event": "error", **_named(name), **known.to_json()}, values(stages))
+        raise
 
 
 def _lock(path: Path, name: str, inputs: dict[str, Entry], recorded: Recorded) -> None:

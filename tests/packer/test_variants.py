@@ -161,6 +161,12 @@ def test_a_commit_is_told_as_chains_reads_it() -> None:
     assert hints(values({})) == {}
 
 
+def test_so_is_a_build_file_that_is_wrong(folder: Path) -> None:
+    (folder / "packer.yaml").write_text("sorce: x\n")
+    done = packer("build", folder / "packer.yaml", "--result-file", folder / "r", check=False)
+    assert done.returncode == json.loads((folder / "r").read_text())["exit_code"] == 2
+
+
 def test_no_value_breaks_out_of_its_line() -> None:
     told = values({"fetch": {"origin": {"kind": "hf", "name": "a\nIMAGE_DIGEST=x" * 99, "revision": "\r\n"}}})
     assert all(len(value) <= LONGEST and value.isprintable() for value in told.values())
