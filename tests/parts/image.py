@@ -8,10 +8,12 @@ kept, so that a change of the code builds one of them anew, and several processe
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ PLACE = ROOT / ".cache" / "image"
 STORAGE = PLACE / "storage"
 """Where the images are; podman takes it as an additional image store."""
 BASE, STAGE, NAME = "localhost/packer-base:12", "localhost/packer-build:test", "localhost/packer:test"
+HOURS = 6
+"""How long an image is kept: tests that began before the sources changed go on with theirs."""
 _SOURCES = ("Containerfile", ".dockerignore", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 _FOLDERS = ("registry", "formats", "recipes", "containers", "packer")
 
@@ -40,7 +44,8 @@ def packer_image(*more: str) -> str:
         if not more:
             build(buildah, sources, STAGE, "--target", "build")
         image = build(buildah, sources, NAME, *(word.replace("=pip.conf", f"={scratch}/pip.conf") for word in more))
-        buildah("rmi", "--prune")
+        buildah("tag", image, f"{NAME}-{image[:12]}")
+        _prune(buildah, image)
         return image
 
 
@@ -76,6 +81,15 @@ def context(folder: Path) -> Path:
     for name in _FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
+
+
+def _prune(buildah: Buildah, image: str) -> None:
+    """Remove what no tests can still be using, of sources that were other ones."""
+    for found in json.loads(buildah("images", "--json", "--filter", f"reference={NAME.partition(':')[0]}")):
+        is_old = found["created"] < time.time() - HOURS * 3600
+        if is_old and not image.startswith(found["id"]):
+            buildah("rmi", "--force", found["id"])
+    buildah("rmi", "--prune")
 
 
 def _base(buildah: Buildah) -> None:
