@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,13 @@ class Children:
 
 def rounds(folder: Path, monkeypatch: pytest.MonkeyPatch, children: Children, budget: float = 1000.0) -> Rounds:
     monkeypatch.setattr(module, "run_child", children)
-    monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
-    sides = []
-    for name in ("baseline", "candidate"):
-        (folder / name).mkdir(exist_ok=True)
-        sides.append(Side(Task("tasks", {}, folder, folder / name, ()), results))
-    reader = Answers(folder / "baseline", folder / "candidate", {"t": "acc"})
-    return Rounds(*sides, reader, Gate(retain=0.9, budget=budget), UNITS, LEAST, {}, lambda _: None, 0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    before, after = folder / "baseline", folder / "candidate"
+    for place in (before, after):
+        place.mkdir(exist_ok=True)
+    sides = [Side(Task("tasks", {}, folder, place, ()), results) for place in (before, after)]
+    reader = Answers(before, after, {"t": "acc"})
+    return Rounds(sides[0], sides[1], reader, Gate(retain=0.9, budget=budget), UNITS, LEAST, {}, lambda _: None, 0.0)
 
 
 def nothing(task: Task, unit: int) -> None:
@@ -113,7 +114,7 @@ def test_children_have_what_is_left_of_the_time_and_the_baseline_half(
 
 def test_a_child_that_is_overdue_leaves_it_undecided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(task: Task, unit: int) -> None:
-        monkeypatch.setattr(module.time, "monotonic", lambda: 2000.0)
+        monkeypatch.setattr(time, "monotonic", lambda: 2000.0)
         raise Overdue
 
     one = rounds(tmp_path, monkeypatch, Children(hang, right))
