@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from containers.ci.github import GHCR, Workflow
+from containers.ci.github import GHCR, Workflow, output_of
 from packer.buildfile import BuildFile, Pickles
 from recipes.recipe import Engine, find_recipe
 from registry.errors import UsageError
@@ -34,6 +34,7 @@ def plan_workflow(builds: Mapping[str, BuildFile], file: str, name: str, action:
     if len({place.host for place in places.values()}) > 1:
         found = ", ".join(sorted({place.host for place in places.values()}))
         raise UsageError("the variants go to several registries", subject=file, expected="one login", found=found)
+    _require_apart(tuple(filter(None, builds)), file)
     name = name or first.repository.rpartition("/")[2]
     _require(_NAME, name, "a workflow's file has a name of letters, digits, '_', '.' and '-'")
     _require(_ACTION, action, "this is no action", "OWNER/REPO@COMMIT, or ./ in packer's own repository")
@@ -105,6 +106,19 @@ def _destination(build: BuildFile, file: str) -> Reference:
             found=build.publish.to or "no publish.to",
         )
     return to
+
+
+def _require_apart(variants: Sequence[str], file: str) -> None:
+    """That no two have the same name in the outputs of a job; GitHub takes small and capital letters for the same."""
+    for number, variant in enumerate(variants):
+        same = [other for other in variants[:number] if output_of(other).lower() == output_of(variant).lower()]
+        if same:
+            raise UsageError(
+                "two variants would have the same outputs in GitHub, where dots become '_' and letters have no case",
+                subject=file,
+                found=f"{same[0]}, {variant}",
+                hint="call one of them otherwise",
+            )
 
 
 def _require(pattern: re.Pattern[str], text: str, what: str, expected: str | None = None) -> None:

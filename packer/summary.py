@@ -16,6 +16,9 @@ from registry.access import Access
 from registry.errors import PackerError, UsageError
 from registry.manifest import parse_json_object
 
+_AFTER_AN_ERROR = """No tag was moved, unless it failed while it was publishing: then the image's may have moved, and the
+ModelPack manifest's not. Both name what is whole. Run it again when it is mended: what is whole is not done twice."""
+
 MAX_RESULT = 16 << 20
 """Bytes of an outcome: one that holds a scorecard is as long as that."""
 
@@ -96,7 +99,7 @@ def _error(document: Mapping[str, Any]) -> Iterator[str]:
         f"{name + ':':<9} {document[name]}" for name in ("subject", "expected", "found", "hint") if name in document
     ]
     yield from _block("\n".join([str(document.get("what", "")), *told]))
-    yield from ("", "No tag was moved. Run it again when it is mended: what is whole is not done twice.")
+    yield from ("", _AFTER_AN_ERROR)
 
 
 def _code(text: str) -> str:

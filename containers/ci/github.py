@@ -165,10 +165,15 @@ def _job_outputs(variants: Sequence[str]) -> dict[str, str]:
     if not variants:
         return {name: f"${{{{ {built}.{name} }}}}" for name in _OUTPUTS}
     return {
-        f"{name}-{variant.replace('.', '_')}": f"${{{{ matrix.variant == '{variant}' && {built}.{name} || '' }}}}"
+        f"{name}-{output_of(variant)}": f"${{{{ matrix.variant == '{variant}' && {built}.{name} || '' }}}}"
         for variant in variants
         for name in _OUTPUTS
     }
+
+
+def output_of(variant: str) -> str:
+    """What a variant is called in the names of outputs, which have no dots."""
+    return variant.replace(".", "_")
 
 
 def _checkout(**more: str) -> dict[str, Any]:

@@ -179,6 +179,8 @@ def test_extras(text: str, extras: list[str], tmp_path: Path) -> None:
             "",
             "the variants go to several registries",
         ),
+        (SHAPES["variants"] + "  - {name: 4_bit}\n", "", "two variants would have the same outputs"),
+        (SHAPES["variants"] + "  - {name: Plain}\n", "", "found:    plain, Plain"),
     ],
 )
 def test_what_a_runner_cannot_do_is_an_error(text: str, arguments: str, said: str, tmp_path: Path) -> None:
@@ -239,6 +241,13 @@ def test_a_failure_in_the_summary_cannot_write_the_page(tmp_path: Path) -> None:
     )
     assert page.count("````") == 2
     assert page.index("hint:     mend it") < page.rindex("````")
+
+
+def test_an_error_may_have_come_between_the_two_tags(tmp_path: Path) -> None:
+    """They move one after the other (`packer.publish`), so that one may have moved when the registry refuses the next."""
+    page = summary(tmp_path, {"event": "error", "what": "the registry answers 500", "subject": "v1-modelpack"})
+    assert "No tag was moved, unless it failed while it was publishing: then the image's may have moved" in page
+    assert "Run it again" in page
 
 
 def test_a_build_that_died_has_a_summary_too(tmp_path: Path) -> None:
