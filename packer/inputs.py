@@ -14,15 +14,14 @@ from packer.pipeline import Build
 from packer.sources import Source
 from packer.state import State
 from recipes.evaluation.evaluate import Evaluation
-from recipes.evaluation.suite import Kind
 from recipes.quantize import Quantization
 from recipes.versions import versions
-from registry.descriptor import IMAGE_LAYER, digest_of
+from registry.descriptor import IMAGE_LAYER, Digest, digest_of
 from registry.manifest import encode
 from registry.memory import Memory, mark_of
 
-_EVALUATES = {Kind.FIDELITY: ("torch", "transformers", "tokenizers"), Kind.TASKS: ("torch", "transformers", "lm_eval")}
-"""What the numbers of an evaluation depend on."""
+TOOL = "tool "
+"""How the kinds of inputs begin that are versions of packages."""
 
 
 def pinned(build: Build, file: BuildFile, folder: Path) -> tuple[Build, dict[str, Entry]]:
@@ -30,7 +29,7 @@ def pinned(build: Build, file: BuildFile, folder: Path) -> tuple[Build, dict[str
     source, state = _at(build.source, build.memory)
     inputs = {
         "source": Entry(_name(file.source), state.digest, state.revision),
-        "file": Entry("packer.yaml", digest_of(encode(_portable(file.model_dump(mode="json"), folder)))),
+        "file": Entry("packer.yaml", _file_digest(file, folder)),
         "base": Entry(_portable(build.base.name, folder), build.base.digest or ""),
         "tool packer": Entry("packer", version("packer")),
     }
@@ -43,14 +42,32 @@ def pinned(build: Build, file: BuildFile, folder: Path) -> tuple[Build, dict[str
     return replace(build, source=source, baseline=baseline), inputs
 
 
-def outputs(stages: Mapping[str, Mapping[str, Any]]) -> Outputs:
-    """What a build published, of what its stages told (`packer.results.Recorded`)."""
+def _file_digest(file: BuildFile, folder: Path) -> Digest:
+    """Of all that the file says, but for where the report goes."""
+    said = file.model_dump(mode="json", exclude={"evaluate": {"report"}})
+    return digest_of(encode(_portable(said, folder)))
+
+
+def used_by(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Entry]:
+    """The packages that measured, of what the stage told: which these are depends on the model's format."""
+    said = stages.get("evaluate", {}).get("circumstances", {}).get("versions", {})
+    return _tools({name: of for name, of in said.items() if _version(name) == of})
+
+
+def current(inputs: Mapping[str, Entry], locked: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The inputs, with the tools that are in the lock besides, in the versions that are here."""
+    tools = {entry.name: _version(entry.name) for kind, entry in locked.items() if kind.startswith(TOOL)}
+    return {**_tools(tools), **inputs}
+
+
+def outputs(stages: Mapping[str, Mapping[str, Any]], folder: Path) -> Outputs:
+    """What a build published, of what its stages told (`packer.results.Recorded`), as it is called from the folder."""
     release = stages["publish"]
     layers = [blob for blob in stages["package"]["blobs"] if blob["mediaType"] == IMAGE_LAYER and "path" in blob]
     return Outputs(
-        image=release["image"],
-        modelpack=release["modelpack"],
-        scorecard=release["scorecard"],
+        image=_portable(release["image"], folder),
+        modelpack=_portable(release["modelpack"], folder),
+        scorecard=_portable(release["scorecard"], folder),
         tags=tuple(release["tags"]),
         layers=tuple(Layer(blob["path"], blob["digest"], blob["bytes"]) for blob in layers),
     )
@@ -73,11 +90,11 @@ def _of_evaluation(how: Evaluation) -> dict[str, Entry]:
     found = {"suite": Entry(how.suite.name, how.suite.digest)}
     if how.samples:
         found["data"] = Entry(how.samples.origin, how.samples.chosen)
-    return found | _tools({name: _version(name) for name in _EVALUATES[how.suite.kind]})
+    return found
 
 
 def _tools(used: Mapping[str, str]) -> dict[str, Entry]:
-    return {f"tool {name}": Entry(name, of) for name, of in used.items()}
+    return {f"{TOOL}{name}": Entry(name, of) for name, of in used.items()}
 
 
 def _version(package: str) -> str:

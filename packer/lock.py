@@ -6,8 +6,9 @@ machine: the same inputs write the same file. `packer rebuild` compares it with 
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,15 @@ def read_lock(path: Path) -> Lock:
     return lock
 
 
-def write_locked(path: Path, name: str, locked: Locked) -> None:
-    """Keep the release of a variant, and those of the others as they are."""
-    lock = read_lock(path)
-    document = _LOCK.dump_python(Lock(VERSION, {**lock.builds, name: locked}), mode="json")
-    with whole_file(path) as scratch:
-        scratch.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def write_locked(build_file: Path, name: str, locked: Locked, names: Collection[str]) -> None:
+    """Keep the release of a variant; those of the others that the build file has, by `names`, stay as they are.
+
+    Who builds another variant at the same time waits.
+    """
+    path = lock_path(build_file)
+    with build_file.open("rb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        others = {other: known for other, known in read_lock(path).builds.items() if other in names}
+        document = _LOCK.dump_python(Lock(VERSION, {**others, name: locked}), mode="json")
+        with whole_file(path) as scratch:
+            scratch.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")

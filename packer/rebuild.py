@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -10,45 +10,61 @@ from typing import Any
 from containers.artifact import Artifact
 from containers.base import Base
 from containers.layers import FILEPATH
-from packer.lock import Change, Entry, Layer, Locked, changes
+from packer.lock import Change, Entry, Layer, Locked, Outputs, changes
 from packer.pipeline import Build, pipeline
 from packer.plan import find_base
+from packer.sources import Source
 from packer.stages import STAGES
 from packer.state import State
 from packer.watch import Run
 from registry.access import Access
 from registry.descriptor import IMAGE_LAYER, Digest
-from registry.errors import ContentError, ModelError, NotFoundError
+from registry.errors import ContentError, ModelError, NotFoundError, UsageError
 from registry.reference import parse_reference
 
 
 def differences(build: Build, inputs: dict[str, Entry], locked: Locked | None) -> list[Change]:
-    """What is not as the lock says: inputs, and the tag, if it names something else by now or nothing."""
+    """What is not as the lock says: inputs, and tags that name something else by now, or nothing."""
     if not locked:
         return changes({}, inputs)
-    found = changes(locked.inputs, inputs)
-    released = Entry(str(build.to), locked.outputs.image.rpartition("@")[2])
-    now = _released(build)
-    return [*found, *([] if now == released else [Change("release", released, now)])]
+    released = _released(locked.outputs)
+    now = {kind: found for kind, entry in released.items() if (found := _named(build, entry))}
+    return [*changes(locked.inputs, inputs), *changes(released, now)]
 
 
-def _released(build: Build) -> Entry | None:
+def _released(outputs: Outputs) -> dict[str, Entry]:
+    """What each tag was given, by kind."""
+    made = [reference for reference in (outputs.image, outputs.modelpack) if reference]
+    return {
+        f"tag {tag}": Entry(tag, reference.rpartition("@")[2])
+        for tag, reference in zip(outputs.tags, made, strict=True)
+    }
+
+
+def _named(build: Build, entry: Entry) -> Entry | None:
+    """What a tag names now; None if it is not there."""
     try:
-        return Entry(str(build.to), build.store.resolve(build.to.tag).descriptor.digest)
+        return Entry(entry.name, build.store.resolve(entry.name).descriptor.digest)
     except (NotFoundError, ContentError):
         return None
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of building a release again. `layer` is the first that differs, as it was and as it is now.
+    """What came of building a release again.
 
+    `layer` is the model's first layer that differs, as it was and as it is now; `others` are the manifests that differ.
     `changed` are inputs that are not what they were, as far as they could not be had as they were.
     """
 
-    is_same: bool
     layer: tuple[Layer | None, Layer | None] | None
+    others: Sequence[str]
     changed: Sequence[Change]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether all of it came out as it was released."""
+        return not self.layer and not self.others
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -56,6 +72,7 @@ class Reproduction:
         return {
             "same": self.is_same,
             "layer": {"before": vars(before) if before else None, "after": vars(after) if after else None},
+            "manifests": list(self.others),
             "changed": [change.to_json() for change in self.changed],
         }
 
@@ -65,24 +82,37 @@ class Reproduction:
 
     def _lines(self) -> Iterator[str]:
         if self.is_same:
-            yield "the same: every layer comes out as it was released"
+            yield "the same: every manifest and every layer comes out as it was released"
             return
-        before, after = self.layer or (None, None)
-        yield f"differs   {(before or after or Layer('?', '', 0)).path}"
-        yield f"  was     {before.digest if before else 'not there'}"
-        yield f"  is      {after.digest if after else 'not there'}"
+        if self.layer:
+            before, after = self.layer
+            yield f"differs   {(before or after or Layer('?', '', 0)).path}"
+            yield f"  was     {before.digest if before else 'not there'}"
+            yield f"  is      {after.digest if after else 'not there'}"
+        else:
+            yield f"differs   {', '.join(self.others)}; the model's layers are the same"
         for change in self.changed:
             yield f"because   {change}"
         if not self.changed:
             yield "because   nothing that is known changed: these stages do not make the same of the same"
 
 
-def as_locked(build: Build, locked: Locked, access: Access) -> Build:
-    """The build with its source, its baseline and its base as they were, as far as they have revisions."""
+def as_locked(build: Build, now: Mapping[str, Entry], locked: Locked, access: Access) -> Build:
+    """The build with its source, its baseline and its base as they were, as far as they have revisions.
+
+    `now` are the inputs of today; `UsageError` if the file names another source, baseline or base than it did.
+    """
+    for kind in ("source", "baseline", "base"):
+        was, found = locked.inputs.get(kind), now.get(kind)
+        if (was and was.name) != (found and found.name):
+            raise UsageError(
+                f"the build file names another {kind} than the release was made of",
+                expected=was and was.name,
+                found=found and found.name,
+                hint="check out the build file as it was, beside its lock",
+            )
     source = _back(build.source, locked.inputs["source"])
-    baseline = build.baseline
-    if baseline and (known := locked.inputs.get("baseline")):
-        baseline = _back(baseline, known)
+    baseline = _back(build.baseline, locked.inputs["baseline"]) if build.baseline else None
     return replace(build, source=source, baseline=baseline, base=_base_as_locked(build.base, locked, access))
 
 
@@ -95,21 +125,22 @@ def _base_as_locked(base: Base, locked: Locked, access: Access) -> Base:
     return replace(find_base(str(parse_reference(base.name).at(Digest(was))), platforms, {}, access), name=base.name)
 
 
-def _back(source: Any, entry: Entry) -> Any:
+def _back(source: Source, entry: Entry) -> Source:
     return source.at(State(entry.revision, Digest(entry.value))) if entry.revision else source
 
 
 def reproduce(build: Build, locked: Locked, changed: Sequence[Change], run: Run) -> Reproduction:
-    """Build it again, as far as `package`, and compare the model's layers with those of the release."""
+    """Build it again, as far as `package`, and compare it with the release."""
     *_, result = islice(pipeline(build, run), STAGES.index("package") + 1)
     if not isinstance(result, Artifact):
         raise ModelError("this time the model is refused, so there is nothing to compare", hint="look at its scorecard")
     before, after = locked.outputs.layers, _layers(result)
-    for number in range(max(len(before), len(after))):
-        pair = _at(before, number), _at(after, number)
-        if pair[0] != pair[1]:
-            return Reproduction(is_same=False, layer=pair, changed=changed)
-    return Reproduction(is_same=True, layer=None, changed=changed)
+    pairs = ((_at(before, number), _at(after, number)) for number in range(max(len(before), len(after))))
+    made = {"image": result.image, "modelpack": result.modelpack}
+    digests = {kind: graph and graph.root.descriptor.digest for kind, graph in made.items()}
+    released = {"image": locked.outputs.image, "modelpack": locked.outputs.modelpack}
+    others = [kind for kind, said in released.items() if (said and said.rpartition("@")[2]) != digests[kind]]
+    return Reproduction(next((pair for pair in pairs if pair[0] != pair[1]), None), others, changed)
 
 
 def _at(layers: Sequence[Layer], number: int) -> Layer | None:

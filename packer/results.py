@@ -49,6 +49,14 @@ class Places:
         """Whether anybody wants it."""
         return bool(self.file or self.folder or self.lines)
 
+    def ready(self) -> None:
+        """Say that there is no outcome yet; what cannot be written is known before anything is done."""
+        Places(self.file).write({"event": "started"}, {})
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if self.lines:
+            self.lines.open("a").close()
+
     def write(self, document: Mapping[str, Any], values: Mapping[str, str]) -> None:
         """Write the outcome to each place."""
         if self.file:

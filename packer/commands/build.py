@@ -121,14 +121,15 @@ def build(model: str, *, until: str, variant: tuple[str, ...], as_json: bool, **
     from packer.results import Places
 
     places = Places(flags.pop("result_file"), flags.pop("result_dir"), flags.pop("result_env"))
+    places.ready()
     with _told(places, "", {}):
-        builds = chosen(_builds(model, flags), variant)
-    if len(builds) > 1 and places.any:
-        raise UsageError(
-            "the result of one build is asked for, and there are several",
-            found=", ".join(builds),
-            hint=f"choose one: --variant {next(iter(builds))}",
-        )
+        builds = chosen(builds_of(model, flags), variant)
+        if len(builds) > 1 and places.any:
+            raise UsageError(
+                "the result of one build is asked for, and there are several",
+                found=", ".join(builds),
+                hint=f"choose one: --variant {next(iter(builds))}",
+            )
     path = Path(model) if _is_build_file(model) else None
     return max(_build(path, name, file, until, places, flags, as_json=as_json) for name, file in builds.items())
 
@@ -155,7 +156,7 @@ def plan(model: str, *, variant: str | None, require_room: bool, as_json: bool, 
     from registry.disk import require_free
 
     reach = access(flags, note)
-    file = _only(_builds(model, flags), variant)
+    file = _only(builds_of(model, flags), variant)
     build = resolve(file, STAGES[-1], work(), reach, environment())
     forecast = foresee(build, reach, file.source)
     if require_room:
@@ -222,11 +223,13 @@ def _told(places: Places, name: str, stages: Mapping[str, Mapping[str, Any]]) ->
 
 def _lock(path: Path, name: str, inputs: dict[str, Entry], recorded: Recorded) -> None:
     """Keep what the release was made of beside the build file; that it cannot be is no reason to fail by then."""
-    from packer.inputs import outputs
+    from packer.buildfile import read_builds
+    from packer.inputs import outputs, used_by
     from packer.lock import Locked, lock_path, write_locked
 
     try:
-        write_locked(lock_path(path), name, Locked(inputs, outputs(recorded.stages)))
+        locked = Locked({**used_by(recorded.stages), **inputs}, outputs(recorded.stages, path.parent))
+        write_locked(path, name, locked, read_builds(path))
     except (OSError, UsageError) as error:
         recorded.noted(f"{lock_path(path)} is not written: {error}")
 
@@ -258,7 +261,7 @@ def _is_build_file(model: str) -> bool:
     return model.endswith((".yaml", ".yml")) and Path(model).is_file()
 
 
-def _builds(model: str, flags: dict[str, Any]) -> dict[str, BuildFile]:
+def builds_of(model: str, flags: dict[str, Any]) -> dict[str, BuildFile]:
     """The builds that are asked for, by the names of their variants, flags in place of what the file says."""
     from containers.modelpack import ModelPack
     from packer.buildfile import BuildFile, Pickles, RemoteCode, override, parse_size, read_builds, with_variant

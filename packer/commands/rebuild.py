@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from packer.commands.build import build_one, chosen
+from packer.commands.build import build_one, builds_of, chosen
 from packer.options import access, as_json, environment, listener, moving, note, work
 from packer.stages import STAGES
 
@@ -40,12 +40,11 @@ def rebuild(file: Path, *, variant: tuple[str, ...], check: bool, reproduce: boo
     What the last release was made of is in the lock beside FILE, which every build of FILE writes. Sources and
     registries are asked what they have now; nothing else is downloaded for that.
     """
-    from packer.buildfile import read_builds
     from packer.lock import lock_path, read_lock
 
     lock = read_lock(lock_path(file))
     codes = []
-    for name, build in chosen(read_builds(file), variant).items():
+    for name, build in chosen(builds_of(str(file), {}), variant).items():
         locked = lock.builds.get(name)
         if reproduce:
             codes.append(_reproduce(file, name, build, locked, flags, as_json=as_json))
@@ -58,13 +57,13 @@ def _is_changed(
     path: Path, name: str, file: BuildFile, locked: Locked | None, flags: dict[str, Any], *, as_json: bool
 ) -> bool:
     """Whether anything differs from the lock, which is told."""
-    from packer.inputs import pinned
+    from packer.inputs import current, pinned
     from packer.plan import resolve
     from packer.rebuild import differences
 
     reach = access(dict(flags), note)
     build, inputs = pinned(resolve(file, STAGES[-1], work(), reach, environment()), file, path.parent)
-    found = differences(build, inputs, locked)
+    found = differences(build, current(inputs, locked.inputs if locked else {}), locked)
     if as_json:
         changed = [change.to_json() for change in found]
         click.echo(json.dumps({"event": "check", "variant": name, "changed": changed}, ensure_ascii=False))
@@ -77,7 +76,7 @@ def _is_changed(
 def _reproduce(
     path: Path, name: str, file: BuildFile, locked: Locked | None, flags: dict[str, Any], *, as_json: bool
 ) -> int:
-    from packer.inputs import pinned
+    from packer.inputs import current, pinned
     from packer.lock import changes
     from packer.plan import resolve
     from packer.rebuild import as_locked, reproduce
@@ -90,8 +89,9 @@ def _reproduce(
         raise UsageError(what, subject=str(path), found=name or "no lock", hint=f"packer build {path}")
     with tempfile.TemporaryDirectory(dir=work(), prefix="reproduce-") as folder, listener(in_json=as_json) as told:
         reach = replace(access(dict(flags), told.noted), memory=Memory())
-        build = as_locked(resolve(file, STAGES[-1], Path(folder), reach, environment()), locked, reach)
-        build, inputs = pinned(build, file, path.parent)
-        result = reproduce(build, locked, changes(locked.inputs, inputs), Run(told))
+        now, inputs = pinned(resolve(file, STAGES[-1], Path(folder), reach, environment()), file, path.parent)
+        build, inputs = pinned(as_locked(now, inputs, locked, reach), file, path.parent)
+        changed = changes(locked.inputs, current(inputs, locked.inputs))
+        result = reproduce(build, locked, changed, Run(told))
     click.echo(json.dumps({"event": "reproduced", **result.to_json()}) if as_json else result.render())
     return 0 if result.is_same else CHANGED

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from packer.lock import read_lock
+from packer.lock import read_lock, write_locked
 from registry.errors import UsageError
 from tests.parts import tiny
 from tests.parts.command import events, packer, release
@@ -113,7 +114,9 @@ def test_what_the_file_says_is_an_input_and_where_it_lies_is_none(place: Place) 
 def test_a_tag_that_names_something_else_is_built_again(place: Place) -> None:
     made = place.rebuild()[1][-1]
     packer("copy", f"{place.host}/source:main", f"{place.host}/made:v1")
-    assert list(place.changed()) == ["release"]
+    assert list(place.changed()) == ["tag v1"]
+    packer("copy", f"{place.host}/source:main", f"{place.host}/made:v1-modelpack")
+    assert list(place.changed()) == ["tag v1", "tag v1-modelpack"]
     assert place.rebuild()[1][-1]["image"] == made["image"]
     assert place.changed() == {}
 
@@ -138,6 +141,57 @@ def test_what_does_not_come_out_the_same_is_told_with_the_reason(place: Place) -
     said = packer("rebuild", place.file, "--reproduce", check=False).stdout
     assert "differs   models" in said
     assert "because   source" in said
+
+
+def test_a_base_that_is_another_is_not_the_same(place: Place) -> None:
+    """The model's layers are, and the image is not."""
+    place.rebuild()
+    publish = {"to": f"{place.host}/made:v1", "base": "none", "platforms": ["linux/amd64"]}
+    place.write({"publish": publish})
+    done = packer("rebuild", place.file, "--reproduce", check=False)
+    assert (done.returncode, "names another base" in done.stderr) == (2, True)
+    place.write({"publish": {**publish, "base": f"{place.host}/base:v1"}, "include": ["*"]})
+    code, told = place.rebuild("--reproduce")
+    assert (code, told[-1]["same"], [one["kind"] for one in told[-1]["changed"]]) == (0, True, ["file"])
+    place.write({"publish": {**publish, "base": f"{place.host}/base:v1", "modelpack": "none"}})
+    code, told = place.rebuild("--reproduce")
+    assert (code, told[-1]["same"], told[-1]["manifests"]) == (7, False, ["modelpack"])
+    said = packer("rebuild", place.file, "--reproduce", check=False).stdout
+    assert "differs   modelpack; the model's layers are the same" in said
+
+
+def test_a_layout_is_named_as_the_file_does_and_a_report_is_no_input(place: Place) -> None:
+    publish = {"to": "oci:./out:v1", "base": "none"}
+    place.write({"publish": publish})
+    packer("build", place.file)
+    lock = place.file.with_suffix(".lock").read_text()
+    assert read_lock(place.file.with_suffix(".lock")).builds[""].outputs.image.startswith("oci:out@sha256:")
+    assert str(place.folder) not in lock
+    place.write({"publish": publish, "evaluate": {"report": "report"}})
+    assert "file" not in inputs_of(place)
+
+
+def inputs_of(place: Place) -> dict[str, Any]:
+    """What is told of inputs alone: there is no suite, so that a build itself is refused."""
+    from packer.buildfile import read_builds
+    from packer.inputs import _file_digest
+
+    (build,) = read_builds(place.file).values()
+    locked = read_lock(place.file.with_suffix(".lock")).builds[""].inputs["file"].value
+    return {} if _file_digest(build, place.file.parent) == locked else {"file": locked}
+
+
+def test_those_who_build_side_by_side_keep_each_others_releases(place: Place) -> None:
+    place.write({"variants": [{"name": name} for name in "abcd"]})
+    (locked,) = [read_lock(place.file.with_suffix(".lock"))]
+    assert locked.builds == {}
+    packer("build", place.file, "--variant", "a")
+    one = read_lock(place.file.with_suffix(".lock")).builds["a"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: write_locked(place.file, name, one, "abcd"), "abcd" * 10))
+    assert set(read_lock(place.file.with_suffix(".lock")).builds) == set("abcd")
+    write_locked(place.file, "a", one, "ab")
+    assert set(read_lock(place.file.with_suffix(".lock")).builds) == set("ab")
 
 
 def test_a_build_of_the_file_writes_the_lock_and_others_do_not(place: Place, tmp_path: Path) -> None:

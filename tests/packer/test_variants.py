@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from packer.buildfile import read_builds, with_variant
-from packer.commands.build import _builds
+from packer.commands.build import builds_of
 from packer.results import LONGEST, NAMES, hints, values
 from registry.errors import UsageError
 from tests.parts import tiny
@@ -175,7 +175,7 @@ def test_no_value_breaks_out_of_its_line() -> None:
 
 def test_variants_have_reports_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "packer.yaml").write_text(FILE.replace("evaluate: fidelity", "evaluate: {suite: fidelity, report: r}"))
-    builds = _builds(str(tmp_path / "packer.yaml"), {})
+    builds = builds_of(str(tmp_path / "packer.yaml"), {})
     assert {name: build.evaluate.report for name, build in builds.items()} == {
         name: tmp_path / "r" / name for name in ("fp8", "int8", "raw")
     }
