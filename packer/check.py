@@ -120,9 +120,7 @@ def _lines(answer: Answer, width: int) -> Iterator[str]:
     for verdict in answer.verdicts:
         rules = ", ".join(finding.rule.id for finding in verdict.findings)
         row = f"{verdict.client:<{wide}}  {SAID[verdict.outcome]:<{_STATE}}"
-        yield from textwrap.wrap(
-            f"{row}  {rules}".rstrip(), width, subsequent_indent=" " * (wide + _STATE + 4), break_on_hyphens=False
-        )
+        yield from _wrapped(f"{row}  {rules}".rstrip(), width, rest=" " * min(wide + _STATE + 4, width // 2))
     for finding, clients in _told(answer.verdicts):
         yield ""
         yield from _explained(finding, clients, width)
@@ -135,7 +133,7 @@ def _better(verdicts: Sequence[Verdict], width: int) -> Iterator[str]:
     if better:
         names = ", ".join(verdict.client for verdict in better)
         yield ""
-        yield from textwrap.wrap(f"The image of the same build is {better[0].instead}: give that to {names}.", width)
+        yield from _wrapped(f"The image of the same build is {better[0].instead}: give that to {names}.", width)
 
 
 _STATE = max(map(len, SAID.values()))
@@ -157,6 +155,11 @@ def _explained(finding: Finding, clients: Sequence[str], width: int) -> Iterator
     rows += [("and", more), ("found", finding.found), ("next", finding.advice)]
     for key, text in rows:
         if text:
-            yield from textwrap.wrap(
-                text, width, initial_indent=f"  {key:<6} ", subsequent_indent=" " * 9, break_on_hyphens=False
-            )
+            yield from _wrapped(text, width, first=f"  {key:<6} ", rest=" " * 9)
+
+
+def _wrapped(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:
+    """Lines of that width, in which a reference is whole, so that it can be copied."""
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )
