@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.parts.command import ROOT, packer, release, run
-from tests.parts.image import Packer, context, packer_image
+from tests.parts.image import Packer, context, rebuilt
 from tests.parts.models import digests
 from tests.parts.servers import Server, reserved_port
 from tests.parts.small import cut_short
@@ -159,7 +159,7 @@ def test_the_page_builds_this_image(image: Packer, at: int) -> None:
     words = PAGE[at].split()
     assert words[:2] == ["buildah", "build"]
     assert words[-1] == "."
-    assert packer_image(*words[2:-1]) == image.id
+    assert rebuilt(*words[2:-1]) == image.id
 
 
 def test_the_page_runs_it(image: Packer, model: Path, registry: Server) -> None:

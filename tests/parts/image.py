@@ -8,13 +8,15 @@ kept, so that a change of the code builds one of them anew, and several processe
 from __future__ import annotations
 
 import fcntl
-import json
+import hashlib
 import shutil
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,6 @@ from tests.parts.command import CONTAINERS_CONF, ROOT, run
 from tests.parts.podman import Podman
 
 PLACE = ROOT / ".cache" / "image"
-STORAGE = PLACE / "storage"
-"""Where the images are; podman takes it as an additional image store."""
 BASE, STAGE, NAME = "localhost/packer-base:12", "localhost/packer-build:test", "localhost/packer:test"
 HOURS = 6
 """How long an image is kept: tests that began before the sources changed go on with theirs."""
@@ -31,8 +31,45 @@ _SOURCES = ("Containerfile", ".dockerignore", "pyproject.toml", "constraints.txt
 _FOLDERS = ("registry", "formats", "recipes", "containers", "packer")
 
 
-def packer_image(*more: str) -> str:
-    """The id of packer's image as the sources are now, built with `more` flags."""
+@dataclass(frozen=True)
+class Image:
+    """packer's image, alone in a store that nobody writes to: podman takes it as an additional one."""
+
+    id: str
+    store: Path
+
+
+def packer_image() -> Image:
+    """packer's image as the sources are now, made if it is not there.
+
+    What builds is kept apart from what is read: podman and buildah at once in one store may wait for each other for
+    ever.
+    """
+    with _building() as (buildah, sources):
+        place = PLACE / "stores" / _digest(sources)
+        if not (place / "id").exists():
+            build(buildah, sources, STAGE, "--target", "build")
+            image = build(buildah, sources, NAME)
+            shutil.rmtree(place, ignore_errors=True)
+            store = f"[overlay@{place / 'root'}+{buildah.scratch / 'copy'}]"
+            buildah("push", "--quiet", image, f"containers-storage:{store}{NAME}")
+            (place / "id").write_text(image)
+            buildah("rmi", "--prune")
+        (place / "id").touch()
+        _remove_old(place)
+        return Image((place / "id").read_text(), place / "root")
+
+
+def rebuilt(*flags: str) -> str:
+    """The id of the image when it is built with more flags; `pip.conf` among them is the tests' own."""
+    with _building() as (buildah, sources):
+        words = [word.replace("=pip.conf", f"={buildah.scratch}/pip.conf") for word in flags]
+        return build(buildah, sources, NAME, *words)
+
+
+@contextmanager
+def _building() -> Iterator[tuple[Buildah, Path]]:
+    """buildah with the base, and a copy of the sources; ours alone while the block runs."""
     PLACE.mkdir(parents=True, exist_ok=True)
     with (PLACE / "lock").open("w") as lock, tempfile.TemporaryDirectory(prefix="image-") as scratch:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -40,13 +77,24 @@ def packer_image(*more: str) -> str:
         if not buildah("images", "--quiet", "--filter", f"reference={BASE}").strip():
             _base(buildah)
         _wheels()
-        sources = context(Path(scratch) / "context")
-        if not more:
-            build(buildah, sources, STAGE, "--target", "build")
-        image = build(buildah, sources, NAME, *(word.replace("=pip.conf", f"={scratch}/pip.conf") for word in more))
-        buildah("tag", image, f"{NAME}-{image[:12]}")
-        _prune(buildah, image)
-        return image
+        yield buildah, context(Path(scratch) / "context")
+
+
+def _digest(folder: Path) -> str:
+    """What tells whether sources are others."""
+    known = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        known.update(f"{path.relative_to(folder)}\0{path.stat().st_mode}\0{path.stat().st_size}\0".encode())
+        known.update(path.read_bytes())
+    return known.hexdigest()[:16]
+
+
+def _remove_old(current: Path) -> None:
+    """Remove the stores of sources that were other ones, when no tests can still be using them."""
+    for place in PLACE.glob("stores/*"):
+        known = place / "id"
+        if place != current and (not known.exists() or known.stat().st_mtime < time.time() - HOURS * 3600):
+            shutil.rmtree(place)
 
 
 class Buildah:
@@ -54,7 +102,7 @@ class Buildah:
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
-        self._folders = ("--root", str(STORAGE), "--runroot", str(scratch / "run"))
+        self._folders = ("--root", str(PLACE / "storage"), "--runroot", str(scratch / "run"))
 
     def __call__(self, *arguments: str | Path) -> str:
         """What buildah prints."""
@@ -83,15 +131,6 @@ def context(folder: Path) -> Path:
     return folder
 
 
-def _prune(buildah: Buildah, image: str) -> None:
-    """Remove what no tests can still be using, of sources that were other ones."""
-    for found in json.loads(buildah("images", "--json", "--filter", f"reference={NAME.partition(':')[0]}")):
-        is_old = found["created"] < time.time() - HOURS * 3600
-        if is_old and not image.startswith(found["id"]):
-            buildah("rmi", "--force", found["id"])
-    buildah("rmi", "--prune")
-
-
 def _base(buildah: Buildah) -> None:
     run(ROOT / "scripts/base.sh", PLACE / "base.tar", timeout=500)
     container = buildah("from", "scratch").strip()
@@ -112,11 +151,12 @@ def _wheels() -> None:
 
 
 class Packer:
-    """packer's image in podman: the image is taken from where buildah has put it, all else is in a folder."""
+    """packer's image in podman: the image is taken from its own store, all else is in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.id = packer_image()
-        self.podman = Podman(folder, "--storage-opt", f"additionalimagestore={STORAGE}")
+        image = packer_image()
+        self.id = image.id
+        self.podman = Podman(folder, "--storage-opt", f"additionalimagestore={image.store}")
 
     def __call__(
         self,
@@ -161,4 +201,4 @@ def lent(folder: Path) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    print(packer_image())
+    print(packer_image().id)

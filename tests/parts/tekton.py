@@ -194,7 +194,7 @@ class Cluster:
         assert all(each["valueFrom"]["secretKeyRef"]["optional"] for each in step["env"] if "value" not in each)
         flags = [*_jail(step["securityContext"], pod["securityContext"]), *mounts, *env, *self._flags]
         flags += ["--rm", "--no-healthcheck", f"--name={name}", f"--entrypoint={json.dumps(words[:1])}"]
-        done = self._packer.podman.run("run", *flags, self._packer.id, *words[1:], check=False, timeout=900)
+        done = self._packer.podman.run("run", *flags, self._packer.id, *words[1:], check=False, timeout=3000)
         return done.returncode, done.stdout + done.stderr
 
     def _bound(self, space: Document, spec: Document) -> Path:
