@@ -127,7 +127,7 @@ def _arguments(plan: Plan, stage: str) -> list[str]:
     if plan.variants:
         words += ["--variant", "$(params.variant)"]
     if plan.reports and stage in ("evaluate", "publish"):
-        words += ["--report", "$(workspaces.cache.path)/report" + ("/$(params.variant)" if plan.variants else "")]
+        words += ["--report", "$(workspaces.cache.path)/report"]
     return [*words, "--result-dir", RESULTS]
 
 
