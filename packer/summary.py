@@ -16,15 +16,16 @@ from registry.access import Access
 from registry.errors import PackerError, UsageError
 from registry.manifest import parse_json_object
 
-_AFTER_AN_ERROR = """No tag was moved, unless it failed while it was publishing: then the image's may have moved, and the
-ModelPack manifest's not. Both name what is whole. Run it again when it is mended: what is whole is not done twice."""
+_AFTER_AN_ERROR = """No tag was moved, unless it failed while it was publishing: then the image's may have moved, and
+the ModelPack manifest's not. Both name what is whole. Run it again when it is mended: nothing whole is done twice."""
 
 MAX_RESULT = 16 << 20
 """Bytes of an outcome: one that holds a scorecard is as long as that."""
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What `packer build --result-file` or `packer plan --json` wrote, empty if that died before it could.
+    """What `packer build --result-file` wrote, or `packer plan` or `packer rebuild --check` with `--json`; empty if
+    that died before it could.
 
     `UsageError` if there is no such file.
     """
@@ -46,6 +47,8 @@ def summary(document: Mapping[str, Any], access: Access) -> str:
             lines = _release(document, access)
         case "scorecard":
             lines = _refusal(document)
+        case "check":
+            lines = _up_to_date()
         case "error":
             lines = _error(document)
         case _:
@@ -91,6 +94,11 @@ def _refusal(document: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"**{_prose(headline(scorecard))}**", "")
     yield from ("Nothing was published, and no tag was moved.", "")
     yield from _block(render(scorecard))
+
+
+def _up_to_date() -> Iterator[str]:
+    yield from ("## Up to date", "")
+    yield "Nothing that the release in the lock was made of has changed, and its tags name it still: nothing was built."
 
 
 def _error(document: Mapping[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 CHECKOUT = "actions/checkout@de0fac2e4500dabe0009e67214ff5f5447ce83dd"
 ATTEST = "actions/attest@1e69f48acb82d1966a394da916b4c1698aa569d6"
+UPLOAD = "actions/upload-artifact@043fb46d1a93c77aae656e7c1c64a875d1fc6a0a"
 
 GHCR = "ghcr.io"
 """The registry where a job's own token is the login."""
@@ -25,6 +26,7 @@ MINUTES = 350
 COMMENTS: Mapping[str, str] = {
     f"uses: {CHECKOUT}": "v6.0.2",
     f"uses: {ATTEST}": "v4.2.2",
+    f"uses: {UPLOAD}": "v7.0.1",
     "contents: read": "to check out",
     "packages: write": "to push to ghcr.io",
     "id-token: write": "to sign attestations",
@@ -32,6 +34,7 @@ COMMENTS: Mapping[str, str] = {
     "uses: ./.packer": "zizmor: ignore[self-repository] another repository's, checked out above",
     "uses: ./": "zizmor: ignore[self-repository] $/ cannot name an action at the root",
     "permissions: {}": "none but those of the job",
+    "HOME: ${{ steps.build.outputs.home }}": "where it looks for the login",
     "create-storage-record: false": "it would need artifact-metadata: write",
     "cancel-in-progress: false": "a build that has begun is not wasted",
     "fail-fast: false": "a variant that is refused does not stop the others",
@@ -107,6 +110,7 @@ def _job(build: Workflow) -> dict[str, Any]:
         "file": build.file,
         "variant": "${{ matrix.variant }}" if build.variants else "",
         **_installation(build),
+        "unless-unchanged": "${{ github.event_name == 'schedule' }}" if build.schedule else "",
         **_login(build.registry),
         "hf-token": "${{ secrets.HF_TOKEN }}" if build.asks_hub else "",
     }
@@ -127,6 +131,7 @@ def _job(build: Workflow) -> dict[str, Any]:
                 "uses": build.action,
                 "with": {key: value for key, value in given.items() if value != "" or key == "registry"},
             },
+            _keeping(f"{build.name}-${{{{ matrix.variant }}}}" if build.variants else build.name),
             *(_attestations(attested) if build.attests else ()),
         ],
     }
@@ -180,14 +185,28 @@ def _checkout(**more: str) -> dict[str, Any]:
     return {"name": "Check out", "uses": CHECKOUT, "with": {"persist-credentials": False, **more}}
 
 
+def _keeping(name: str) -> dict[str, Any]:
+    """What is worth keeping of a build as an artifact of the run, whatever the outcome."""
+    return {
+        "name": "Keep the report",
+        "if": "${{ always() && steps.build.outputs.kept != '' }}",
+        "uses": UPLOAD,
+        "with": {"name": name, "path": "${{ steps.build.outputs.kept }}", "overwrite": True},
+    }
+
+
 def _attestations(condition: str) -> list[dict[str, Any]]:
-    """An attestation of where each manifest was built, beside it in the registry."""
+    """An attestation of where each manifest was built, beside it in the registry.
+
+    actions/attest reads ~/.docker/config.json, whatever DOCKER_CONFIG says (@sigstore/oci 0.6.0).
+    """
     parts = (("the image", "digest"), ("the ModelPack manifest", "modelpack-digest"))
     return [
         {
             "name": f"Attest {what}",
             "if": f"${{{{ steps.build.outputs.{digest} != '' && ({condition}) }}}}",
             "uses": ATTEST,
+            "env": {"HOME": "${{ steps.build.outputs.home }}"},
             "with": {
                 "subject-name": "${{ steps.build.outputs.name }}",
                 "subject-digest": f"${{{{ steps.build.outputs.{digest} }}}}",
@@ -211,8 +230,8 @@ def reusable() -> dict[str, Any]:
     step = {"name": "Build", "id": "build", "uses": "./.packer"}
     given = {name: f"${{{{ inputs.{name} }}}}" for name in _INPUTS if name not in _OF_THE_JOB}
     secrets = {
-        "username": "${{ secrets.registry-username || github.actor }}",
-        "password": "${{ secrets.registry-password || github.token }}",
+        "username": "${{ secrets.registry-username }}",
+        "password": "${{ secrets.registry-password }}",
         "hf-token": "${{ secrets.hf-token }}",
     }
     packer = _checkout(repository="${{ job.workflow_repository }}", ref="${{ job.workflow_sha }}", path=".packer")
@@ -244,6 +263,7 @@ def reusable() -> dict[str, Any]:
                     _checkout(),
                     {**packer, "name": "Check out packer, at the commit of this workflow"},
                     {**step, "with": {**given, **secrets}},
+                    _keeping("${{ inputs.artifact }}${{ inputs.variant && format('-{0}', inputs.variant) }}"),
                     *_attestations("inputs.attest"),
                 ],
             }
@@ -257,12 +277,14 @@ _INPUTS: Mapping[str, tuple[str, Any]] = {
     "to": ("HOST/REPO[:TAG], in place of what the build file says.", ""),
     "extras": ("What packer is installed with, such as quantize,evaluate.", ""),
     "extra-index-url": ("Another package index, such as that of torch for CPUs.", ""),
+    "unless-unchanged": ("Build nothing if nothing that the release in packer.lock was made of has changed.", False),
     "registry": ("The host to log in at; empty for none.", GHCR),
     "runner": ("The label of the runner.", "ubuntu-latest"),
     "timeout-minutes": ("What the build may take.", MINUTES),
     "attest": ("Attest where the model was built.", True),
+    "artifact": ("What the artifact with the report is called; a variant stands behind it.", "model"),
 }
-_OF_THE_JOB = ("runner", "timeout-minutes", "attest")
+_OF_THE_JOB = ("runner", "timeout-minutes", "attest", "artifact")
 _SECRETS = {
     "registry-username": "The user at the registry; not needed at ghcr.io.",
     "registry-password": "The password or token of the user; not needed at ghcr.io.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from containers.ci.github import ATTEST, Workflow
+from containers.ci.github import workflow as workflow_of
 from tests.parts.act import OUR_ACTION, Ran, Repository
 from tests.parts.command import ROOT, packer, run
 from tests.parts.servers import Server, docker_registry
@@ -106,6 +109,13 @@ def test_variants_are_built_and_one_that_lost_fails_its_job(forge: Forge) -> Non
     assert "**Retained: perplexity keeps " in page
     assert "  perplexity  " in page
     assert "\ufffd" not in page
+    kept = forge.repository.kept("smollm2-fp8")
+    merge = PAGE.partition("```sh\ngh run download RUN\n")[2].partition("```")[0] + "cat packer.lock"
+    assert kept.keys() == {"fp8/report.html", "fp8/scorecard.json", "result.json", "packer.lock"}
+    assert json.loads(kept["packer.lock"])["builds"].keys() == {"fp8"}
+    assert forge.repository.kept("smollm2-plain").keys() == {"result.json", "packer.lock"}
+    locks = run("bash", "-euc", merge, cwd=forge.repository.folder / "uploaded").stdout
+    assert json.loads(locks)["builds"].keys() == {"plain", "fp8"}
     assert forge.tags() == {"plain", "plain-modelpack", "fp8", "fp8-modelpack"}
 
     before = forge.stored()
@@ -118,6 +128,9 @@ def test_variants_are_built_and_one_that_lost_fails_its_job(forge: Forge) -> Non
     assert "  perplexity  " in page
     assert "exit status 4" in refused.said
     assert refused.attested == []
+    kept = forge.repository.kept("smollm2-lost")
+    assert kept.keys() == {"lost/report.html", "lost/scorecard.json", "result.json"}
+    assert "<html" in kept["lost/report.html"]
     assert before
     assert forge.stored() == before
 
@@ -126,6 +139,20 @@ def test_variants_are_built_and_one_that_lost_fails_its_job(forge: Forge) -> Non
     assert again.outputs("build", "plain")["changed"] == "false"
     assert "| changed | no" in again.summary("plain")
     assert again.attested == []
+
+    (forge.repository.root / "packer.lock").write_text(locks)
+    forge.repository.commit()
+    idle = forge.act("schedule", "--matrix", "variant:plain")
+    assert idle.results() == {"plain": "success"}, idle.said
+    assert (idle.outputs("build", "plain")["changed"], idle.outputs("build", "plain")["digest"]) == ("false", "")
+    assert idle.summary("plain").startswith("## Up to date\n")
+    assert (idle.log("build", "build", variant="plain"), idle.attested) == ("", [])
+    assert forge.repository.kept("smollm2-plain") == {}
+    packer("tag", f"{name}:fp8", "plain")
+    moved = forge.act("schedule", "--matrix", "variant:plain")
+    assert moved.results() == {"plain": "success"}, moved.said
+    assert moved.outputs("build", "plain")["changed"] == "true"
+    assert len(moved.attested) == 2
 
 
 def test_a_disk_that_is_too_full_is_told_before_anything_is_fetched(forge: Forge, tmp_path: Path) -> None:
@@ -155,7 +182,11 @@ def test_the_action_of_the_page_logs_in_and_hands_on_what_it_published(tmp_path:
         write_build_file(repository.root, model, server.address)
         workflow = yaml.safe_load(block("## The action").replace(PLACE, OUR_ACTION).replace("\non:", "\n'on':"))
         login = {"registry": server.address, "username": "tester", "password": "${{ secrets.PASSWORD }}"}
-        workflow["jobs"]["model"]["steps"][1]["with"] |= {**login, "install": "false"}
+        steps = workflow["jobs"]["model"]["steps"]
+        steps[1]["with"] |= {**login, "install": "false"}
+        generated = workflow_of(Workflow("a", "packer.yaml", "x", OUR_ACTION))["jobs"]["build"]["steps"]
+        attest = json.dumps(next(step for step in generated if step.get("uses") == ATTEST))
+        steps.append({**json.loads(attest.replace("steps.build.", "steps.model.")), "if": True})
         (repository.root / ".github/workflows").mkdir(parents=True)
         (repository.root / ".github/workflows/model.yml").write_text(yaml.safe_dump(workflow))
         repository.commit()
@@ -165,9 +196,35 @@ def test_the_action_of_the_page_logs_in_and_hands_on_what_it_published(tmp_path:
         outputs = ran.outputs("model")
         assert ran.log("2") == f"deploy {outputs['reference']} at {outputs['digest']}\n"
         assert "correct horse" not in ran.said
-        home = {"HOME": str(repository.folder / "home")}
-        shown = json.loads(packer("inspect", outputs["reference"], "--json", env=home).stdout)
-        assert shown["digest"] == outputs["digest"]
+        assert list(ran.attested) == [f"{outputs['name']}@{outputs['digest']} true with a login"]
+        assert not (repository.folder / "home/.docker").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "logins"),
+    [
+        ({}, ["login ghcr.io -u nektos/act --password-stdin < the token of the job"]),
+        ({"username": "tester", "password": "mine"}, ["login ghcr.io -u tester --password-stdin < mine"]),
+        ({"registry": "registry.example.com"}, []),
+        ({"registry": "registry.example.com", "username": "tester", "password": "${{ secrets.MISSPELT }}"}, []),
+    ],
+)
+def test_the_token_of_the_job_goes_to_ghcr_alone(given: dict[str, str], logins: list[str], tmp_path: Path) -> None:
+    """With a double of packer, which writes its logins down and fails: there is no ghcr.io here."""
+    double, said = tmp_path / "bin/packer", tmp_path / "said"
+    double.parent.mkdir()
+    double.write_text(f'#!/bin/bash\n[ "$1" != login ] || echo "$* < $(cat)" >> {said}\nexit 5\n')
+    double.chmod(0o755)
+    repository = Repository.at(tmp_path / "act")
+    step = {"uses": OUR_ACTION, "with": {"install": "false", **given}}
+    workflow = {"on": {"workflow_dispatch": {}}, "jobs": {"model": {"runs-on": "ubuntu-latest", "steps": [step]}}}
+    (repository.root / ".github/workflows").mkdir(parents=True)
+    (repository.root / ".github/workflows/model.yml").write_text(json.dumps(workflow))
+    repository.commit()
+    env = {"PATH": f"{double.parent}:{os.environ['PATH']}", "GITHUB_TOKEN": "the token of the job"}
+    ran = repository.act("workflow_dispatch", "--secret", "GITHUB_TOKEN", env=env)
+    assert ran.results() == {"": "failure"}
+    assert (said.read_text().splitlines() if said.exists() else []) == logins
 
 
 def test_every_command_of_the_page(tmp_path: Path, model: Path, registry: Server) -> None:

@@ -97,12 +97,22 @@ def test_the_action_is_valid_and_its_scripts_take_values_from_the_environment_al
     run(tools / "check-jsonschema", "--builtin-schema", "vendor.github-actions", action)
     run(tools / "zizmor", "--offline", "--strict-collection", action)
     steps = yaml.safe_load(action.read_text())["runs"]["steps"]
-    assert len(steps) == 5
+    assert len(steps) == 6
     for step in steps:
         assert "uses" not in step
         assert step["run"].startswith("set -euo pipefail\n")
         assert "${{" not in step["run"]
         run("shellcheck", "--shell=bash", "-", input=step["run"])
+
+
+def test_a_login_without_a_password_is_an_error_that_says_what_to_look_at(tmp_path: Path) -> None:
+    (login,) = [
+        step for step in yaml.safe_load((ROOT / "action.yml").read_text())["runs"]["steps"] if "Log" in step["name"]
+    ]
+    env = {"REGISTRY": "registry.example.com", "USERNAME": "tester", "PASSWORD": "", "RUNNER_TEMP": str(tmp_path)}
+    done = run("bash", "-c", login["run"], env=env, check=False)
+    assert done.returncode == 2
+    assert done.stdout.startswith("::error::There is no login for registry.example.com: username or password is empty.")
 
 
 def test_the_reusable_workflow_is_what_make_docs_makes(tmp_path: Path, clients: Path) -> None:
@@ -136,7 +146,9 @@ def test_triggers_rights_and_variants(tmp_path: Path) -> None:
     rights = {"contents": "read", "packages": "write", "id-token": "write", "attestations": "write"}
     assert job["permissions"] == rights
     assert "strategy" not in job
-    assert job["steps"][1]["with"] == {"file": "packer.yaml"}
+    given = {"file": "packer.yaml", "unless-unchanged": "${{ github.event_name == 'schedule' }}"}
+    assert job["steps"][1]["with"] == given
+    assert job["steps"][2]["with"]["name"] == "smollm2"
 
     several = written(tmp_path, "variants", "--no-attest", "--schedule", "")
     assert "schedule" not in several["on"]
@@ -147,7 +159,10 @@ def test_triggers_rights_and_variants(tmp_path: Path) -> None:
     given = job["steps"][1]["with"]
     assert (given["variant"], given["extras"]) == ("${{ matrix.variant }}", "evaluate,quantize")
     assert (given["registry"], given["hf-token"]) == ("registry.example.com", "${{ secrets.HF_TOKEN }}")
-    assert len(job["steps"]) == 2
+    assert "unless-unchanged" not in given
+    assert len(job["steps"]) == 3
+    assert job["steps"][2]["with"]["name"] == "smollm2-${{ matrix.variant }}"
+    assert job["steps"][2]["if"].startswith("${{ always() && ")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +259,7 @@ def test_a_failure_in_the_summary_cannot_write_the_page(tmp_path: Path) -> None:
 
 
 def test_an_error_may_have_come_between_the_two_tags(tmp_path: Path) -> None:
-    """They move one after the other (`packer.publish`), so that one may have moved when the registry refuses the next."""
+    """They move one after the other (`packer.publish`): one may have moved when the registry refuses the next."""
     page = summary(tmp_path, {"event": "error", "what": "the registry answers 500", "subject": "v1-modelpack"})
     assert "No tag was moved, unless it failed while it was publishing: then the image's may have moved" in page
     assert "Run it again" in page

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from containers.ci.github import ATTEST, CHECKOUT
+from containers.ci.github import ATTEST, CHECKOUT, UPLOAD
 from tests.parts.command import PACKER, ROOT, run
 
 ACT = ROOT / ".cache/clients/github/bin/act"
@@ -24,9 +24,23 @@ runs:
     - shell: bash
       env:
         SAID: ${{ inputs.subject-name }}@${{ inputs.subject-digest }} ${{ inputs.push-to-registry }}
-      run: echo "$SAID" >> "$ATTESTED"
+      run: |
+        login=$(grep -so '"auths"' ~/.docker/config.json || true)
+        echo "$SAID${login:+ with a login}" >> "$ATTESTED"
 """
-"""Says what it was asked to attest: the real one wants GitHub's tokens, and Sigstore."""
+"""Says what it was asked to attest, and whether there is a login where the real one looks for it: that wants GitHub's
+tokens, and Sigstore."""
+
+UPLOAD_DOUBLE = """
+inputs: {name: {required: true}, path: {required: true}, overwrite: {}}
+runs:
+  using: composite
+  steps:
+    - shell: bash
+      env: {NAME: "${{ inputs.name }}", PLACE: "${{ inputs.path }}"}
+      run: mkdir -p "$UPLOADED" && cp -rT "$PLACE" "$UPLOADED/$NAME"
+"""
+"""Keeps the files on this machine: the real one sends them to GitHub."""
 
 CHECKOUT_DOUBLE = """
 inputs: {repository: {required: true}, ref: {required: true}, path: {required: true}, persist-credentials: {}}
@@ -86,7 +100,7 @@ class Repository:
     @classmethod
     def at(cls, folder: Path) -> Repository:
         """An empty one, and the doubles of actions that are not to be had."""
-        for name, text in (("attest", ATTEST_DOUBLE), ("checkout", CHECKOUT_DOUBLE)):
+        for name, text in (("attest", ATTEST_DOUBLE), ("checkout", CHECKOUT_DOUBLE), ("upload", UPLOAD_DOUBLE)):
             (folder / name).mkdir(parents=True)
             (folder / name / "action.yml").write_text(f"name: {name}\n{text}")
         (folder / "home").mkdir()
@@ -99,6 +113,11 @@ class Repository:
     def root(self) -> Path:
         """Where its files are."""
         return self.folder / "repository"
+
+    def kept(self, name: str) -> dict[str, str]:
+        """The files of an artifact of the last run, by their paths."""
+        folder = self.folder / "uploaded" / name
+        return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
     def commit(self) -> None:
         """Make all files of the working tree a commit."""
@@ -113,8 +132,9 @@ class Repository:
         """
         attested = self.folder / "attested"
         attested.unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "uploaded", ignore_errors=True)
         here = {OUR_ACTION: action or self.folder / "action"}
-        here |= {ATTEST: self.folder / "attest", CHECKOUT: self.folder / "checkout"}
+        here |= {ATTEST: self.folder / "attest", CHECKOUT: self.folder / "checkout", UPLOAD: self.folder / "upload"}
         flags = [word for name, place in here.items() for word in ("--local-repository", f"{name}={place}")]
         done = run(
             *(ACT, event, "--json", "--no-cache-server", "--concurrent-jobs", "1"),
@@ -126,6 +146,7 @@ class Repository:
                 "HOME": str(self.folder / "home"),
                 "PATH": f"{PACKER.parent}:{os.environ['PATH']}",
                 "ATTESTED": str(attested),
+                "UPLOADED": str(self.folder / "uploaded"),
                 "TERM": "dumb",
                 **(env or {}),
             },
