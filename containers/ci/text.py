@@ -1,4 +1,4 @@
-"""Documents as YAML that people read: keys in their order, scripts as blocks, a word beside what needs one."""
+"""Workflows as YAML that people read: a word beside what needs one."""
 
 from __future__ import annotations
 
@@ -6,27 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-WIDTH = 1000
-"""Letters of a line before it is folded: none is."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Lists indented, texts of several lines as blocks, nothing said by reference."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
-        super().increase_indent(flow, False)
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _text)
+from containers.dumper import to_yaml
 
 
 def workflow_yaml(document: Mapping[str, Any], comments: Mapping[str, str], head: str) -> str:
@@ -35,7 +15,7 @@ def workflow_yaml(document: Mapping[str, Any], comments: Mapping[str, str], head
 
     `on` is written as GitHub's own documentation does; YAML 1.1 would have it in quotes, and YAML 1.2 reads both.
     """
-    parts = [yaml.dump({key: value}, Dumper=_Dumper, sort_keys=False, width=WIDTH) for key, value in document.items()]
+    parts = [to_yaml({key: value}) for key, value in document.items()]
     text = "\n".join(re.sub(r"^'on':", "on:", part) for part in parts)
     text = re.sub(r"(?<!steps:)\n( *- name:)", r"\n\n\1", text)
     lines = [f"{line}  # {said}" if (said := comments.get(_bare(line))) else line for line in text.split("\n")]

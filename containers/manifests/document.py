@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from containers.dumper import to_yaml
 
 
 @dataclass(frozen=True)
@@ -35,35 +34,12 @@ WIDTH = 116
 """Characters of a comment's line."""
 
 
-class _Dumper(yaml.SafeDumper):
-    """No anchors, lists indented below their names, texts of several lines as such."""
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
-        return True
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
-        super().increase_indent(flow, False)
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else "'" if _NUMBER.fullmatch(text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_NUMBER = re.compile(r"[-+.]?[0-9][0-9a-fA-FoOxX_.+-]*")
-"""What some reader of YAML takes for a number where PyYAML does not: `1e3` is one in YAML 1.2, and in Kubernetes."""
-
-
-_Dumper.add_representer(str, _text)
-
-
 def render(head: Sequence[str], documents: Iterable[Document]) -> str:
     """A file of YAML: `head` as comments, then each document below its own."""
     parts = [_comments(head)]
     for document in documents:
         notes = _comments(filter(None, document.notes.split("\n\n")))
-        body = yaml.dump(document.body, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
-        parts.append(f"{notes}{body}")
+        parts.append(f"{notes}{to_yaml(document.body)}")
     return "---\n".join(parts)
 
 

@@ -209,7 +209,9 @@ def fill(job: dict[str, Any], volume: Path) -> None:
 
 
 def test_prefetch_holds_the_image(models: dict[str, Published], podman5: Podman5, tmp_path: Path) -> None:
-    text = packer("manifests", models["gguf"].reference, "--mode", "prefetch", "--gpu", "0").stdout
+    """Of a node selector podman wants texts, which `y` is to few readers of YAML."""
+    chosen = ("--gpu", "0", "--node-selector", "gpu=y")
+    text = packer("manifests", models["gguf"].reference, "--mode", "prefetch", *chosen).stdout
     pull_all(text, podman5)
     path = tmp_path / "prefetch.yaml"
     path.write_text(text)
