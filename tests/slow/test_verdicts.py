@@ -39,7 +39,9 @@ class Place:
         command = ("evaluate", candidate, "--baseline", self.model, *UNHURRIED, *arguments, "--json")
         done = packer(*command, check=False, env=self.env, timeout=7200)
         assert done.returncode in (0, 4), done.stderr
-        return done.returncode, json.loads(done.stdout.splitlines()[-1])
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert told.pop("event") == "scorecard"
+        return done.returncode, told
 
 
 @pytest.fixture(scope="module")
