@@ -22,6 +22,7 @@ def model_cache(serving: Serving) -> Manifests:
     uri = f"{PREFIX}{serving.model.reference}"
     documents = (
         Document(storage_container(serving.options, Workload.CACHE), STORAGE_NOTES),
+        Document(storage_container(serving.options, Workload.POD), _POD_NOTES),
         Document(_group(serving), _GROUP_NOTES),
         Document(
             _cache(serving, uri), "What is there. A cache has one URI for ever: another release is another cache."
@@ -34,6 +35,11 @@ def model_cache(serving: Serving) -> Manifests:
     )
     return Manifests(documents, requires, 25)
 
+
+_POD_NOTES = """
+KServe takes an InferenceService with such a URI only if there is one for init containers too; it fetches for services
+that have no cache.
+"""
 
 _GROUP_NOTES = """
 The nodes, and the folder of their disks that models are in. Its storage class needs no provisioner.

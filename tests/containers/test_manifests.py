@@ -161,14 +161,6 @@ def test_yaml_says_what_the_documents_say(of: Model, said: dict[str, Any]) -> No
     assert "latest" not in text.replace("registry.example.com/packer:latest", "")
 
 
-def test_texts_that_look_like_numbers_are_quoted() -> None:
-    """`1e3` is a text to PyYAML, and a number to Kubernetes, which wants texts for labels."""
-    chosen = {"a": "1e3", "b": "010", "c": "yes", "d": "0x1f", "e": "12e456789012", "f": "v1"}
-    text = render([], made(SAFETENSORS, mode=Mode.PREFETCH, node_selector=chosen).documents)
-    for name, value in chosen.items():
-        assert f"{name}: {value if name == 'f' else repr(value)}\n" in text
-
-
 def test_modes_make_what_they_are_for() -> None:
     assert kinds(SAFETENSORS, mode=Mode.IMAGE_VOLUME) == ["Deployment", "Service"]
     assert kinds(SAFETENSORS, mode=Mode.MODELCAR, kind=Kind.POD) == ["Pod", "Service"]
@@ -177,8 +169,20 @@ def test_modes_make_what_they_are_for() -> None:
     assert kinds(MODELPACK, mode=Mode.KSERVE) == ["ClusterStorageContainer", "ServingRuntime", "InferenceService"]
     assert kinds(SAFETENSORS, mode=Mode.LLM_INFERENCE_SERVICE) == ["LLMInferenceService"]
     assert kinds(SAFETENSORS, mode=Mode.PREFETCH) == ["DaemonSet"]
-    cached = ["ClusterStorageContainer", "LocalModelNodeGroup", "LocalModelCache", "ServingRuntime", "InferenceService"]
-    assert kinds(SAFETENSORS, mode=Mode.MODEL_CACHE) == cached
+    cache = ["LocalModelNodeGroup", "LocalModelCache", "ServingRuntime", "InferenceService"]
+    assert kinds(SAFETENSORS, mode=Mode.MODEL_CACHE) == ["ClusterStorageContainer", "ClusterStorageContainer", *cache]
+
+
+@pytest.mark.parametrize(("of", "mode"), [(MODELPACK, Mode.KSERVE), (SAFETENSORS, Mode.MODEL_CACHE)])
+def test_kserve_takes_the_uri_of_every_service(of: Model, mode: Mode) -> None:
+    """It refuses an InferenceService whose URI no storage container of init containers supports, cached or not."""
+    found = documents(of, mode=mode)
+    uri = found[-1]["spec"]["predictor"]["model"]["storageUri"]
+    specs = [each["spec"] for each in found if each["kind"] == "ClusterStorageContainer"]
+    known = {each["workloadType"]: [form["prefix"] for form in each["supportedUriFormats"]] for each in specs}
+    assert uri.startswith(tuple(known["initContainer"]))
+    assert len({each["metadata"]["name"] for each in found if each["kind"] == "ClusterStorageContainer"}) == len(specs)
+    assert ("localModelDownloadJob" in known) == (mode is Mode.MODEL_CACHE)
 
 
 def server(of: Model, **options: Any) -> dict[str, Any]:
