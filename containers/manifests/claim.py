@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from containers.manifests.document import Document, Manifests
 from containers.manifests.fetching import DOCKER, environment, own_image, resources
 from containers.manifests.pods import (
@@ -37,10 +39,16 @@ def claim(serving: Serving) -> Manifests:
         "volumeMounts": [mount],
     }
     volume = {"name": "model", "persistentVolumeClaim": {"claimName": serving.name}}
+    way = Way([volume], [mount], [wait], path=path)
+    many = _is_shared(serving)
+    if not many:
+        way = replace(
+            way, labels=_label(serving), pod=_together(serving), deployment={"strategy": {"type": "Recreate"}}
+        )
     documents = (
-        Document(_claim(serving), _MANY if serving.options.replicas > 1 else _ONE),
-        Document(_job(serving, folder), _JOB_NOTES),
-        Document(workload(serving, Way([volume], [mount], [wait], path=path)), _SERVER_NOTES),
+        Document(_claim(serving), _MANY if many else _ONE),
+        Document(_job(serving, folder), _JOB_NOTES + ("" if many else _TIED)),
+        Document(workload(serving, way), _SERVER_NOTES + ("" if many else _ALONE)),
         Document(service(serving)),
     )
     requires = ("Kubernetes 1.25, any container runtime", own_image(serving.options))
@@ -50,12 +58,39 @@ def claim(serving: Serving) -> Manifests:
 _SIZE = "Two releases of this size fit. "
 _ONE = _SIZE + "Nodes mount it one at a time; with --replicas 2 or more it is asked for by several."
 _MANY = _SIZE + "Several nodes mount it: the storage class must offer ReadWriteMany."
-_SERVER_NOTES = "Its pods wait for the Job of this release, and mount the volume read-only."
+_SERVER_NOTES = "Its pods wait for the Job of this release, and mount the volume read-only. "
+_ALONE = "The server of another release ends before this one starts, so that no two nodes want the volume."
 
 _JOB_NOTES = """
 Pulls the release into a folder of its own, so that servers of an earlier one keep theirs. Every byte is verified; what
 was killed goes on where it was; what is whole, and has its marker .ready, is not pulled again.
 """
+
+_TIED = """
+Its pod and the server's run on one node, whichever comes first, since one node at a time mounts the volume. It asks for
+no processor and no memory, or it might find no room beside a server that waits for it, and uses nothing till then.
+"""
+
+VOLUME = "packer.volume"
+"""Label: the claim that a pod mounts. It is no part of the selectors of Deployments and Services."""
+
+
+def _is_shared(serving: Serving) -> bool:
+    """Whether several nodes mount the volume."""
+    return serving.options.replicas > 1
+
+
+def _label(serving: Serving) -> Json:
+    return {VOLUME: serving.name}
+
+
+def _together(serving: Serving) -> Json:
+    """Where another pod with the same volume runs, if there is one.
+
+    A pod with the label that its own affinity asks for may be the first: the scheduler then takes any node.
+    """
+    term = {"labelSelector": {"matchLabels": _label(serving)}, "topologyKey": "kubernetes.io/hostname"}
+    return {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}
 
 
 def _claim(serving: Serving) -> Json:
@@ -66,7 +101,7 @@ def _claim(serving: Serving) -> Json:
         "kind": "PersistentVolumeClaim",
         "metadata": metadata(model, options, serving.name),
         "spec": {
-            "accessModes": ["ReadWriteMany" if options.replicas > 1 else "ReadWriteOnce"],
+            "accessModes": ["ReadWriteMany" if _is_shared(serving) else "ReadWriteOnce"],
             **storage_class,
             "resources": {"requests": {"storage": quantity(-(-2 * room(model.size) // GI) * GI)}},
         },
@@ -78,6 +113,7 @@ def _job(serving: Serving, folder: str) -> Json:
     login = [{"name": "login", "secret": _secret(options.pull_secret)}] if options.pull_secret else []
     pod = {
         "restartPolicy": "OnFailure",
+        **({} if _is_shared(serving) else _together(serving)),
         **placement(model, options, serving.gpus),
         "automountServiceAccountToken": False,
         "securityContext": pod_security(is_any_user=True),
@@ -88,11 +124,12 @@ def _job(serving: Serving, folder: str) -> Json:
             *login,
         ],
     }
+    head = {} if _is_shared(serving) else {"metadata": {"labels": _label(serving)}}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata(model, options, f"{serving.name}-{serving.release}", serving.name),
-        "spec": {"backoffLimit": 6, "template": {"spec": pod}},
+        "spec": {"backoffLimit": 6, "template": {**head, "spec": pod}},
     }
 
 
@@ -105,7 +142,7 @@ def _puller(serving: Serving, folder: str) -> Json:
         "image": options.packer_image,
         "command": ["sh", "-c", _PULL.format(plain=plain), str(serving.model.reference), target],
         "env": environment(has_login=bool(login)),
-        "resources": resources(),
+        "resources": resources() if _is_shared(serving) else {**resources(), "requests": {"cpu": "0", "memory": "0"}},
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "model", "mountPath": CLAIM},

@@ -33,7 +33,8 @@ class Way:
     """How a mode brings the model into a pod: containers before the server, beside it, and volumes.
 
     `mounts` are the server's; `prefix` is a command before its own; `disk` the bytes of the node's disk that it takes;
-    `path` where the model is, if it is not where it mostly is.
+    `path` where the model is, if it is not where it mostly is. `labels`, `pod` and `deployment` are added to the pod's
+    labels, to its specification and to that of its Deployment.
     """
 
     volumes: Sequence[Json]
@@ -41,7 +42,9 @@ class Way:
     before: Sequence[Json] = ()
     beside: Sequence[Json] = ()
     prefix: Sequence[str] = ()
+    labels: Json = field(default_factory=dict)
     pod: Json = field(default_factory=dict)
+    deployment: Json = field(default_factory=dict)
     disk: int = 0
     path: str = ""
 
@@ -67,9 +70,10 @@ def workload(serving: Serving, way: Way) -> Json:
     options, model = serving.options, serving.model
     spec = pod_spec(serving, way)
     head = metadata(model, options, serving.name)
+    own = {**labels(serving.name), **way.labels}
     if options.kind is Kind.POD:
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": head, "spec": spec}
-    template = {"metadata": {"labels": labels(serving.name), "annotations": {REFERENCE: model.asked}}, "spec": spec}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": {**head, "labels": own}, "spec": spec}
+    template = {"metadata": {"labels": own, "annotations": {REFERENCE: model.asked}}, "spec": spec}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -77,6 +81,7 @@ def workload(serving: Serving, way: Way) -> Json:
         "spec": {
             "replicas": options.replicas,
             "progressDeadlineSeconds": 3600,
+            **way.deployment,
             "selector": {"matchLabels": selector(serving.name)},
             "template": template,
         },

@@ -185,6 +185,54 @@ def test_kserve_takes_the_uri_of_every_service(of: Model, mode: Mode) -> None:
     assert ("localModelDownloadJob" in known) == (mode is Mode.MODEL_CACHE)
 
 
+def pod_of(document: dict[str, Any]) -> dict[str, Any]:
+    """The pod that a Job or a Deployment makes, or the Pod itself."""
+    return dict(document if document["kind"] == "Pod" else document["spec"]["template"])
+
+
+def may_run(pod: dict[str, Any], node: str, running: dict[str, list[dict[str, Any]]]) -> bool:
+    """What Kubernetes' scheduler makes of required pod affinities, by their documentation.
+
+    With pods that match, where they run; with none, anywhere for a pod that matches its own terms, and nowhere for
+    others. `running` are the labels of the pods on each node.
+    """
+    terms = pod["spec"].get("affinity", {}).get("podAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution")
+    if not terms:
+        return True
+    wanted = [term["labelSelector"]["matchLabels"].items() for term in terms]
+    assert {term["topologyKey"] for term in terms} == {"kubernetes.io/hostname"}
+    where = {
+        name for name, pods in running.items() if any(all(term <= each.items() for term in wanted) for each in pods)
+    }
+    return node in where if where else all(each <= pod["metadata"]["labels"].items() for each in wanted)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("first", [0, 1])
+def test_volume_of_one_node_keeps_its_pods_on_one(kind: Kind, first: int) -> None:
+    """Whichever of Job and server is scheduled first, or is left over, and however full the first has made its node."""
+    _, job, workload, service = documents(SAFETENSORS, mode=Mode.PVC, kind=kind)
+    pods = [pod_of(job), pod_of(workload)]
+    labels = [pod["metadata"]["labels"] for pod in pods]
+    nothing: dict[str, list[dict[str, Any]]] = {"a": [], "b": []}
+    assert all(may_run(pod, node, nothing) for pod in pods for node in nothing)
+    second = pods[1 - first]
+    assert [may_run(second, node, {"a": [labels[first]], "b": []}) for node in ("a", "b")] == [True, False]
+    another, *_ = documents(SAFETENSORS, mode=Mode.PREFETCH)
+    assert may_run(second, "b", {"a": [pod_of(another)["metadata"]["labels"]], "b": []})
+    assert next(values(pods[0], "requests")) == {"cpu": "0", "memory": "0"}
+    assert not service["spec"]["selector"].items() <= labels[0].items()
+    if kind is Kind.DEPLOYMENT:
+        assert workload["spec"]["strategy"] == {"type": "Recreate"}
+        assert not workload["spec"]["selector"]["matchLabels"].items() <= labels[0].items()
+
+
+def test_volume_of_several_nodes_ties_nothing() -> None:
+    _, job, deployment, _ = documents(SAFETENSORS, mode=Mode.PVC, replicas=2)
+    assert not [*values([job, deployment], "affinity"), *values(deployment, "strategy")]
+    assert next(values(job, "requests")) == {"cpu": "1", "memory": "512Mi"}
+
+
 def server(of: Model, **options: Any) -> dict[str, Any]:
     """The server's container."""
     (pod, _) = documents(of, mode=Mode.IMAGE_VOLUME, kind=Kind.POD, **options)
