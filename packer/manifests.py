@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from containers.artifact import CARD
+from containers.check.programs import has_shell
 from containers.layers import FILEPATH
 from containers.look import model_snapshot
 from containers.manifests.document import Manifests, render
@@ -21,7 +22,7 @@ from formats.document import read_json
 from formats.rules import model as rules
 from formats.snapshot import Snapshot
 from registry.access import Access
-from registry.descriptor import IMAGE_CONFIG
+from registry.descriptor import IMAGE_CONFIG, Descriptor
 from registry.errors import UsageError
 from registry.manifest import Index, Manifest
 from registry.reference import LayoutReference, Reference, parse_reference
@@ -112,7 +113,7 @@ def read_model(reference: Reference, source: Source) -> Model:
         reference=reference.at(root.descriptor.digest),
         asked=str(reference),
         is_image=manifest.config.media_type in _IMAGES,
-        has_shell=_has_base(manifest),
+        has_shell=has_shell(_unlike_ours(manifest), source),
         architectures=_architectures(root),
         files={str(file.name): file.size for file in snapshot.files},
         sizes=sizes_of_config(config) or _gguf_sizes(snapshot),
@@ -125,9 +126,10 @@ MAX_COMPRESSED = 64 << 20
 _IMAGES = (IMAGE_CONFIG, "application/vnd.docker.container.image.v1+json")
 
 
-def _has_base(manifest: Manifest) -> bool:
-    """Whether something besides the model is in an image of ours; another tool's is taken to have a shell."""
-    return CARD not in manifest.annotations or any(FILEPATH not in layer.annotations for layer in manifest.layers)
+def _unlike_ours(manifest: Manifest) -> Sequence[Descriptor]:
+    """The layers that may hold programs: in an image of ours those below the model, in another all."""
+    is_ours = CARD in manifest.annotations
+    return [layer for layer in manifest.layers if not (is_ours and FILEPATH in layer.annotations)]
 
 
 def _architectures(root: Manifest | Index) -> tuple[str, ...]:

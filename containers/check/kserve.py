@@ -8,6 +8,7 @@ from containers.check.artifact import Artifact, Entry
 from containers.check.images import as_image, closed, for_nodes, has_models, no_platform, not_read, tops, twice
 from containers.check.layers import Layer
 from containers.check.members import clean, is_whiteout
+from containers.check.programs import FOLDERS, missing
 from containers.check.rules import kserve as rules
 from containers.check.rules.images import NOT_A_TAR, NOT_READ
 from containers.check.verdicts import Finding, shown
@@ -17,9 +18,6 @@ from registry.manifest import parse_json_object
 
 PROGRAMS = ("sh", "ln", "sleep", "ls", "mkdir")
 """What the two containers of a modelcar run."""
-
-_PATHS = ("bin", "usr/bin", "sbin", "usr/sbin", "usr/local/bin")
-"""Where programs are."""
 
 FETCHED = (
     "application/vnd.oci.image.layer.v1.tar",
@@ -51,9 +49,8 @@ def _on_nodes(entry: Entry) -> Iterator[Finding]:
 
 
 def _in_the_car(entry: Entry) -> Iterator[Finding]:
-    missing = [name for name in PROGRAMS if not any(f"{path}/{name}" in entry.tree for path in _PATHS)]
     lacking = [
-        *rules.CAR_NO_SHELL.at(missing, f"nothing of that name in {', '.join(_PATHS)}"),
+        *rules.CAR_NO_SHELL.at(missing(PROGRAMS, entry.tree), f"nothing of that name in {', '.join(FOLDERS)}"),
         *(rules.CAR_NO_MODELS.at([f"/{ROOT}"], tops(entry)) if not has_models(entry) else ()),
     ]
     yield from (not_read(entry) or lacking) if lacking else ()

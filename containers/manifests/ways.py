@@ -143,10 +143,10 @@ COPYING = 256 * MI
 def _require_shell(serving: Serving, mode: str) -> None:
     if not serving.model.has_shell:
         raise ModelError(
-            f"{mode} runs commands in the model's image, and this one holds the model alone",
+            f"{mode} runs commands in the model's image, and this one has no shell",
             subject=str(serving.model.reference),
-            expected="an image with a base",
-            found="--base none",
+            expected="an image with sh, such as packer's with a base",
+            found="no sh in its layers",
             hint="use --mode image-volume, or publish it with --base busybox",
         )
 

@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from containers.check import members
 from containers.manifests.runtimes import RUNTIMES
 from packer.commands import manifests
+from packer.manifests import read_model
+from registry.access import Access
+from registry.reference import Reference, parse_reference
+from registry.store import open_store
 from tests.parts import models
 from tests.parts.command import packer, release, run
 from tests.parts.servers import Server
@@ -109,11 +114,17 @@ def test_modelpack_is_fetched_or_refused(tiny: Published) -> None:
     assert "leave out -modelpack" in error
 
 
-def test_image_of_another_tool(tiny: Published) -> None:
-    """Docker's own media types, layers in gzip, nothing said of the model: skopeo makes such a one of ours."""
-    copy = f"{tiny.reference.removesuffix(':v1')}-docker:v1"
+def as_docker(published: Published) -> str:
+    """The same as an image of another tool, with nothing said of the model: skopeo makes it of ours."""
+    copy = f"{published.reference.removesuffix(':v1')}-docker:v1"
     flags = ("--src-tls-verify=false", "--dest-tls-verify=false", "--format=v2s2", "--dest-compress")
-    run("skopeo", "copy", *flags, f"docker://{tiny.reference}", f"docker://{copy}")
+    run("skopeo", "copy", *flags, f"docker://{published.reference}", f"docker://{copy}")
+    return copy
+
+
+def test_image_of_another_tool(tiny: Published) -> None:
+    """Docker's own media types, layers in gzip."""
+    copy = as_docker(tiny)
     raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{copy}").stdout
     assert {layer["mediaType"] for layer in json.loads(raw)["layers"]} == {
         "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -123,12 +134,34 @@ def test_image_of_another_tool(tiny: Published) -> None:
     assert "nodeSelector" not in told["documents"][0]["spec"]["template"]["spec"]
 
 
-def test_image_without_a_base_runs_no_commands(registry: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_image_without_a_base_runs_no_commands(is_ours: bool, registry: Server, tmp_path: Path) -> None:
     folder = write_folder(tmp_path, FILES)
     bare = publish(folder, f"{registry.address}/manifests/bare:v1", "--base", "none")
-    assert said(bare.reference, "image-volume")["documents"]
-    code, error = refused(bare.reference, "init-container")
-    assert (code, "--mode image-volume" in error) == (3, True)
+    reference = bare.reference if is_ours else as_docker(bare)
+    assert said(reference, "image-volume", "--name", "bare")["documents"]
+    for mode, other in {
+        "init-container": "image-volume",
+        "modelcar": "image-volume",
+        "kserve": "kserve-native",
+    }.items():
+        code, error = refused(reference, mode, "--name", "bare")
+        assert (code, f"--mode {other}" in error, "no shell" in error) == (3, True, True), error
+    (holder,) = said(reference, "prefetch")["documents"][0]["spec"]["template"]["spec"]["containers"]
+    assert "command" not in holder
+
+
+def test_shell_that_may_be_there_is_taken_to_be(
+    registry: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers are read up to a limit, beyond which an image of another tool may have one."""
+    bare = publish(write_folder(tmp_path, FILES), f"{registry.address}/manifests/limit:v1", "--base", "none")
+    reference = parse_reference(as_docker(bare))
+    assert isinstance(reference, Reference)
+    source = open_store(reference, Access())
+    assert not read_model(reference, source).has_shell
+    monkeypatch.setattr(members, "MAX_MEMBERS", 1)
+    assert read_model(reference, source).has_shell
 
 
 def test_layout_is_told_to_be_pushed(tmp_path: Path) -> None:
