@@ -30,7 +30,7 @@ from tests.consume.test_consume import KSERVE
 from tests.parts.artifacts import MODEL, RAW, Made, Part, image, modelpack, push, push_index, tar, tar_layer, weight
 from tests.parts.command import CONTAINERS_CONF, ROOT, release, run
 from tests.parts.podman import Podman
-from tests.parts.servers import docker_registry
+from tests.parts.servers import docker_registry, end
 from tests.parts.tiny import write_folder
 
 FILES = {name.removeprefix("models/"): data for name, data in MODEL.items()}
@@ -256,10 +256,11 @@ def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             if ctr(str(socket), "version", check=False).returncode == 0:
                 break
             time.sleep(0.1)
+        else:
+            raise AssertionError((folder / "log").read_text())
         yield str(socket)
     finally:
-        process.terminate()
-        process.wait(timeout=20)
+        end(process)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.parts.command import run
+from tests.parts.servers import end
 
 
 @contextlib.contextmanager
@@ -20,15 +21,21 @@ def containerd(folder: Path) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["containerd", *map(str, places)], stdout=log, stderr=log)
     try:
-        for _ in range(200):
-            with contextlib.suppress(AssertionError):
-                run("ctr", "-a", socket, "version")
-                break
-            time.sleep(0.1)
+        _await(socket, process, folder / "log")
         yield str(socket)
     finally:
-        process.terminate()
-        process.wait(timeout=20)
+        end(process)
+
+
+def _await(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        with contextlib.suppress(AssertionError):
+            run("ctr", "-a", socket, "version")
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"containerd never answered\n{log.read_text()}")
 
 
 @contextlib.contextmanager

@@ -51,8 +51,17 @@ def serving(
         _await(f"http://{address}{path}", process, log)
         yield Server(address, log)
     finally:
-        process.terminate()
-        process.wait(timeout=20)
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes], patience: float = 20) -> None:
+    """Ask a process to end, and make it after so many seconds."""
+    process.terminate()
+    try:
+        process.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout=patience)
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

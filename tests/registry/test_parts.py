@@ -6,8 +6,11 @@ import hashlib
 import http.client
 import json
 import os
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +21,11 @@ import pytest
 import requests
 
 from tests.parts import oci11 as clients
+from tests.parts.containerd import containerd
 from tests.parts.faults import KINDS, Fault, Faults, Kind, Place, fault_proxy
 from tests.parts.nginx import nginx
 from tests.parts.oci11 import oci11
-from tests.parts.servers import Server, docker_registry, reserved_port
+from tests.parts.servers import Server, docker_registry, end, reserved_port
 from tests.parts.tls import Certificates, certificates, tls_registry
 from tests.parts.tokens import Asked, Tokens, User, token_server
 
@@ -478,3 +482,19 @@ def test_poor_referrers_and_none(tmp_path: Path) -> None:
             answer = requests.get(f"{base}/v2/acme/a/referrers/{subject['digest']}", timeout=20)
             assert answer.status_code == code
             assert code == 404 or answer.json()["manifests"] == [card]
+
+
+def test_a_server_that_does_not_listen_to_reason_is_killed() -> None:
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    end(process, patience=0.1)
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_containerd_that_does_not_start_is_told(tmp_path: Path) -> None:
+    (tmp_path / "socket").mkdir()
+    with pytest.raises(AssertionError, match=r"socket"), containerd(tmp_path):
+        pytest.fail("it began")
