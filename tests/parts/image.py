@@ -60,11 +60,11 @@ def packer_image() -> Image:
         return Image((place / "id").read_text(), place / "root")
 
 
-def rebuilt(*flags: str) -> str:
-    """The id of the image when it is built with more flags; `pip.conf` among them is the tests' own."""
+def rebuilt(*flags: str) -> tuple[str, str]:
+    """The ids of the image as it is, and built with more flags; `pip.conf` among them is the tests' own."""
     with _building() as (buildah, sources):
         words = [word.replace("=pip.conf", f"={buildah.scratch}/pip.conf") for word in flags]
-        return build(buildah, sources, NAME, *words)
+        return build(buildah, sources, NAME), build(buildah, sources, NAME, *words)
 
 
 @contextmanager
@@ -77,7 +77,18 @@ def _building() -> Iterator[tuple[Buildah, Path]]:
         if not buildah("images", "--quiet", "--filter", f"reference={BASE}").strip():
             _base(buildah)
         _wheels()
-        yield buildah, context(Path(scratch) / "context")
+        try:
+            yield buildah, context(Path(scratch) / "context")
+        finally:
+            _unmount()
+
+
+def _unmount() -> None:
+    """Undo the mounts that buildah leaves in its stores; containers have theirs elsewhere."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    for place in reversed([line.split()[4] for line in lines]):
+        if Path(place).is_relative_to(PLACE):
+            run("umount", place)
 
 
 def _digest(folder: Path) -> str:
