@@ -215,11 +215,3 @@ def _tagged(text: str, role: str) -> Iterator[Watched]:
     reference = parse_reference(text)
     if isinstance(reference, Reference) and not reference.digest:
         yield Watched("registry", role, reference.repository, reference.tag)
-
-
-def pairs(texts: Iterable[str], expected: str) -> dict[str, str]:
-    """Texts of the form NAME=VALUE, of which the flag in `expected` takes several."""
-    parts = [text.partition("=") for text in texts]
-    if (wrong := next((name for name, equals, _ in parts if not (name and equals)), None)) is not None:
-        raise UsageError("this is no name with a value", expected=expected, found=wrong)
-    return {name: value for name, _, value in parts}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -151,6 +151,14 @@ def resulting(command: F) -> F:
 def note(text: str) -> None:
     """Tell a line on standard error."""
     click.echo(text, err=True)
+
+
+def pairs(texts: Iterable[str], expected: str) -> dict[str, str]:
+    """Texts of the form NAME=VALUE, of a flag that takes several; `UsageError` with the form in `expected`."""
+    parts = {text: text.partition("=") for text in texts}
+    if wrong := [text for text, (name, equals, _) in parts.items() if not (name and equals)]:
+        raise UsageError("this is no name with a value", expected=expected, found=wrong[0])
+    return {name: value for name, _, value in parts.values()}
 
 
 def access(flags: dict[str, Any], log: Log) -> Access:

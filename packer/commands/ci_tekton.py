@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from packer.options import access, note, reaching
+from packer.options import access, note, pairs, reaching
 
 
 @click.command(short_help="Write Tasks, a Pipeline and triggers for Tekton.")
@@ -70,7 +70,7 @@ def tekton(
     """
     from containers.ci.tekton.plan import Claim
     from packer.buildfile import read_builds
-    from packer.ci import pairs, pinned, plan_tekton, push_bundle, tekton_files
+    from packer.ci import pinned, plan_tekton, push_bundle, tekton_files
     from packer.commands.build import chosen
 
     given = ("gpus", "gpu", "memory", "cache", "storage_class", "queue")

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from containers.manifests.options import PACKER_IMAGE, Kind, Mode, Options, Sidecar
-from packer.options import access, as_json, note, reaching
-from registry.errors import UsageError
+from packer.options import access, as_json, note, pairs, reaching
 
 RUNTIMES = ("vllm", "sglang", "llama.cpp", "triton")
 
@@ -85,14 +84,7 @@ def _options(flags: dict[str, Any], *, plain_http: bool) -> Options:
     said = {name: value for name, value in flags.items() if value is not None}
     said |= {"mode": Mode(said["mode"]), "kind": Kind(said["kind"]), "sidecar": Sidecar(said["sidecar"])}
     said["length"] = said.pop("max_length", None)
-    said["node_selector"] = dict(map(_label, said["node_selector"]))
+    said["node_selector"] = pairs(said["node_selector"], "--node-selector LABEL=VALUE")
     if "memory" in said:
         said["memory"] = parse_size(said["memory"])
     return Options(**said, plain_http=plain_http)
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UsageError("this is no label of a node", expected="LABEL=VALUE", found=text)
-    return key, value

@@ -173,7 +173,9 @@ def test_layout_is_told_to_be_pushed(tmp_path: Path) -> None:
 def test_what_is_not_there_or_mistyped(tiny: Published, registry: Server) -> None:
     assert refused(f"{registry.address}/manifests/nothing:v1", "pvc")[0] == 5
     assert refused(tiny.reference, "image")[0] == 2
-    assert refused(tiny.reference, "pvc", "--node-selector", "gpu")[0] == 2
+    for wrong in ("gpu", "=gpu", ""):
+        code, error = refused(tiny.reference, "pvc", "--node-selector", "pool=gpu", "--node-selector", wrong)
+        assert (code, "--node-selector LABEL=VALUE" in error) == (2, True), error
     assert refused(tiny.reference, "pvc", "--memory", "much")[0] == 2
     code, error = refused(tiny.reference, "pvc", "--memory", "1GiB")
     assert (code, "--gpu" in error) == (2, True)
