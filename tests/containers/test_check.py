@@ -368,7 +368,17 @@ def test_hostile_artifacts_cost_little(name: str, tmp_path: Path) -> None:
         push(store, made, "it")
     else:
         push_index(store, made, "it")
-    command = [sys.executable, "-I", "-S", "-c", _PEAK, PACKER, "check", f"oci:{tmp_path}/layout:it", "--json"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        _PEAK,
+        PACKER,
+        "check",
+        f"oci:{tmp_path}/layout:it",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 3
     assert int(done.stderr.split()[-1]) << 10 < MEMORY
