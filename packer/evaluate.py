@@ -73,8 +73,10 @@ def evaluate_models(candidate: str, baseline: str, how: Evaluation, reach: Reach
     """The stage, for two models that are named."""
     policy = Policy(allow_code=True)
     models = []
-    for text in (baseline, candidate):
-        snapshot: Snapshot = run("fetch", parse_source(text, (), reach).fetch)
+    for source in [
+        parse_source(text, (), reach) for text in (baseline, candidate)
+    ]:  # a typo is known before a download
+        snapshot: Snapshot = run("fetch", source.fetch)
         models.append(run("validate", validate, snapshot, policy))
     return run("evaluate", evaluate, models[0], models[1], how)
 

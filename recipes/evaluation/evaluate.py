@@ -252,14 +252,15 @@ class _Evaluating:
             units = units if how.gate.undecided is Undecided.EXTEND else min(how.suite.passages, units)
             if units < LEAST:
                 raise too_small(how, units, LEAST)
-            reader, least = Passages(*folders, how.suite.gate), LEAST
+            reader, least, items = Passages(*folders, how.suite.gate), LEAST, units
             after.task = with_settings(after.task, against=str(folders[0]))
         else:
             is_less_better = frozenset(task for task, higher in facts["higher_is_better"].items() if not higher)
             reader, least = Answers(*folders, facts["metrics"], is_less_better), self._least(facts)
+            items = sum(facts["items"].values())
             if how.endpoint:
                 after.task = with_settings(after.task, endpoint={"url": how.endpoint, "model": None})
-        return Rounds(before, after, reader, how.gate, units, least, how.place.environment, how.tell, self.clock)
+        return Rounds(before, after, reader, how.gate, units, least, how.place.environment, how.tell, self.clock, items)
 
     def _least(self, facts: Mapping[str, Any]) -> int:
         """Files of items below which nothing is known; `UsageError` if there are fewer items of a task."""

@@ -82,6 +82,8 @@ class _Enough(Exception):  # noqa: N818 - it is none
 class Rounds:
     """One evaluation as it goes on. `units` are those that may be used, `least` those without which nothing is known.
 
+    `items` is how many steps children take for all units: a unit of passages is one, one of tasks has several items.
+
     `curve` has the samples, and the gated metrics, of each look.
     """
 
@@ -94,6 +96,7 @@ class Rounds:
     environment: Mapping[str, str]
     tell: Tell
     began: float
+    items: int
     crash: str = ""
     verdict: Verdict = Verdict.UNDECIDED
     curve: list[tuple[int, tuple[Metric, ...]]] = field(default_factory=list)
@@ -138,7 +141,7 @@ class Rounds:
         def told(what: Step | str) -> None:
             if isinstance(what, Step):
                 side.memory = max(side.memory, what.device or what.host)
-                what = replace(what, total=self.units, name=self._in_words())
+                what = replace(what, total=self.items, name=self._in_words())
             elif side.is_known:  # the same note again, from another child
                 return
             self.tell(what)

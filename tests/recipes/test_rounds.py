@@ -56,7 +56,18 @@ def rounds(folder: Path, monkeypatch: pytest.MonkeyPatch, children: Children, bu
         place.mkdir(exist_ok=True)
     sides = [Side(Task("tasks", {}, folder, place, ()), results) for place in (before, after)]
     reader = Answers(before, after, {"t": "acc"})
-    return Rounds(sides[0], sides[1], reader, Gate(retain=0.9, budget=budget), UNITS, LEAST, {}, lambda _: None, 0.0)
+    return Rounds(
+        sides[0],
+        sides[1],
+        reader,
+        Gate(retain=0.9, budget=budget),
+        UNITS,
+        LEAST,
+        {},
+        lambda _: None,
+        0.0,
+        ITEMS * UNITS,
+    )
 
 
 def nothing(task: Task, unit: int) -> None:

@@ -43,6 +43,8 @@ def outcome(card: Scorecard) -> str:
         return "It may ship." if card.is_accepted else "It does not ship."
     if card.is_accepted:
         return "It may ship: this gate accepts what is undecided."
+    if not card.metrics:
+        return "It does not ship: nothing is known of it yet."
     return "It does not ship: this gate refuses what is undecided."
 
 
