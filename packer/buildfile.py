@@ -101,6 +101,10 @@ class Shard(_Strict):
     max_size: Size | None = None
 
 
+_SHORT = {"quantize": "recipe", "evaluate": "suite"}
+"""The sections that may be a text, and which of their keys that is."""
+
+
 def _short(key: str) -> Callable[[object], object]:
     """A text in place of a map means the map's first key."""
     return lambda value: {key: value} if isinstance(value, str) else value
@@ -164,8 +168,8 @@ class BuildFile(_Strict):
     include: tuple[str, ...] = ()
     validation: Validate = Field(default=Validate(), alias="validate")
     shard: Shard = Shard()
-    quantize: Annotated[Quantize, BeforeValidator(_short("recipe"))] = Quantize()
-    evaluate: Annotated[Evaluate, BeforeValidator(_short("suite"))] = Evaluate()
+    quantize: Annotated[Quantize, BeforeValidator(_short(_SHORT["quantize"]))] = Quantize()
+    evaluate: Annotated[Evaluate, BeforeValidator(_short(_SHORT["evaluate"]))] = Evaluate()
     publish: Publish = Publish()
 
 
@@ -218,11 +222,7 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def _expanded(key: str, value: object) -> object:
     """A section in its long form."""
-    return {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
-
-
-_SHORT = {"quantize": "recipe", "evaluate": "suite"}
-"""The sections that may be a text, and which of their keys that is."""
+    return _short(_SHORT[key])(value) if key in _SHORT else value
 
 
 def _is_map(value: object) -> TypeGuard[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -115,11 +115,16 @@ REACH = ("plain_http", "insecure", "ca_file", "client_cert", "client_key")
 """The parameters that `reaching` adds."""
 
 
-def reaching(command: F) -> F:
-    """The options of every command that speaks to a registry, as the keywords in `REACH`."""
-    for option in reversed(_REACH):
+def _with(options: Sequence[Callable[[F], F]], command: F) -> F:
+    """A command with options, which its help lists in their order."""
+    for option in reversed(options):
         command = option(command)
     return command
+
+
+def reaching(command: F) -> F:
+    """The options of every command that speaks to a registry, as the keywords in `REACH`."""
+    return _with(_REACH, command)
 
 
 def moving(command: F) -> F:
@@ -129,23 +134,17 @@ def moving(command: F) -> F:
 
 def quantizing(command: F) -> F:
     """The options of every command that quantizes."""
-    for option in reversed(_QUANTIZING):
-        command = option(command)
-    return command
+    return _with(_QUANTIZING, command)
 
 
 def evaluating(command: F) -> F:
     """The options of every command that evaluates."""
-    for option in reversed(_EVALUATING):
-        command = option(command)
-    return command
+    return _with(_EVALUATING, command)
 
 
 def resulting(command: F) -> F:
     """The options of every command whose outcome a job acts on."""
-    for option in reversed(_RESULTS):
-        command = option(command)
-    return command
+    return _with(_RESULTS, command)
 
 
 def note(text: str) -> None:

@@ -58,6 +58,11 @@ class Entry:
         found = self.said(part, key)
         return found if isinstance(found, list) else []
 
+    @property
+    def unpacks_to_nothing(self) -> bool:
+        """Whether containerd finds nothing in it to unpack, and nothing amiss in that."""
+        return not self.image_layers and not self.digests("rootfs", "diff_ids")
+
     @cached_property
     def tree(self) -> dict[str, Walked]:
         """What the image layers make, by paths."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from containers.check.artifact import Artifact, Entry
-from containers.check.images import as_stored, for_nodes, mounted, no_platform
+from containers.check.images import as_stored, mounted, on_nodes
 from containers.check.layers import UNPACK, Layer, is_safe
 from containers.check.rules import files as rules
 from containers.check.verdicts import Finding, Rule, shown
@@ -15,17 +15,17 @@ from containers.layers import ROOT
 
 def crio(artifact: Artifact) -> Iterator[Finding]:
     """CRI-O's image volumes: images as images, and everything else as an artifact, a file for each layer."""
-    entries = for_nodes(artifact)
-    if not entries:
-        yield no_platform(artifact)
-    for entry in entries:
-        if not entry.is_image:
-            yield from _crio_artifact(entry)
-            continue
-        if entry.manifest.artifact_type:
-            yield rules.CRIO_TYPED_IMAGE.finding(["artifactType"], entry.manifest.artifact_type)
-        yield from as_stored(entry)
-        yield from mounted(entry)
+    yield from on_nodes(artifact, _in_crio)
+
+
+def _in_crio(entry: Entry) -> Iterator[Finding]:
+    if not entry.is_image:
+        yield from _crio_artifact(entry)
+        return
+    if entry.manifest.artifact_type:
+        yield rules.CRIO_TYPED_IMAGE.finding(["artifactType"], entry.manifest.artifact_type)
+    yield from as_stored(entry)
+    yield from mounted(entry)
 
 
 def _crio_artifact(entry: Entry) -> Iterator[Finding]:
@@ -41,15 +41,15 @@ def _crio_artifact(entry: Entry) -> Iterator[Finding]:
 
 def podman(artifact: Artifact) -> Iterator[Finding]:
     """podman's image mounts, and of what is no image its artifact mounts."""
-    entries = for_nodes(artifact)
-    if not entries:
-        yield no_platform(artifact)
-    for entry in entries:
-        if entry.is_image:
-            yield from as_stored(entry)
-            yield from mounted(entry)
-        else:
-            yield from _podman_artifact(entry)
+    yield from on_nodes(artifact, _in_podman)
+
+
+def _in_podman(entry: Entry) -> Iterator[Finding]:
+    if entry.is_image:
+        yield from as_stored(entry)
+        yield from mounted(entry)
+    else:
+        yield from _podman_artifact(entry)
 
 
 def _podman_artifact(entry: Entry) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from containers.check.artifact import Artifact, Entry
 from containers.check.members import clean
@@ -14,7 +14,7 @@ from containers.tar import Kind, Walked
 from registry.manifest import Index
 
 
-def for_nodes(artifact: Artifact, *, nameless: bool = True) -> tuple[Entry, ...]:
+def _for_nodes(artifact: Artifact, *, nameless: bool = True) -> tuple[Entry, ...]:
     """The manifests that nodes with Linux get; with `nameless`, those without a platform where there are no others."""
     if not artifact.is_index:
         return artifact.entries
@@ -24,7 +24,18 @@ def for_nodes(artifact: Artifact, *, nameless: bool = True) -> tuple[Entry, ...]
     return tuple(entry for entry in artifact.entries if entry.platform is None)
 
 
-def no_platform(artifact: Artifact) -> Finding:
+def on_nodes(
+    artifact: Artifact, judge: Callable[[Entry], Iterator[Finding]], *, nameless: bool = True
+) -> Iterator[Finding]:
+    """What is said of each of these manifests, or that there are none."""
+    entries = _for_nodes(artifact, nameless=nameless)
+    if not entries:
+        yield _no_platform(artifact)
+    for entry in entries:
+        yield from judge(entry)
+
+
+def _no_platform(artifact: Artifact) -> Finding:
     """That no entry of an index is for Linux."""
     children = artifact.root.manifests if isinstance(artifact.root, Index) else ()
     listed = sorted({str(child.platform or "no platform") for child in children})
@@ -33,15 +44,15 @@ def no_platform(artifact: Artifact) -> Finding:
 
 def containerd(artifact: Artifact) -> Iterator[Finding]:
     """containerd's image volumes: `ctr images mount`, and the kubelet's on it."""
-    entries = for_nodes(artifact)
-    if not entries:
-        yield no_platform(artifact)
-    for entry in entries:
-        if not entry.image_layers and not entry.digests("rootfs", "diff_ids"):
-            yield rules.NOT_AN_IMAGE.finding(found=entry.types)
-            continue
-        yield from as_image(entry)
-        yield from mounted(entry)
+    yield from on_nodes(artifact, _in_containerd)
+
+
+def _in_containerd(entry: Entry) -> Iterator[Finding]:
+    if entry.unpacks_to_nothing:
+        yield rules.NOT_AN_IMAGE.finding(found=entry.types)
+        return
+    yield from as_image(entry)
+    yield from mounted(entry)
 
 
 def as_image(entry: Entry) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from containers.check.artifact import Artifact, Entry
-from containers.check.images import as_image, closed, for_nodes, has_models, no_platform, not_read, tops, twice
+from containers.check.images import as_image, closed, has_models, not_read, on_nodes, tops, twice
 from containers.check.layers import Layer
 from containers.check.members import clean, is_whiteout
 from containers.check.programs import FOLDERS, missing
@@ -29,20 +29,20 @@ FETCHED = (
 
 def modelcar(artifact: Artifact) -> Iterator[Finding]:
     """`oci://` in its default mode: the model's image runs as a sidecar."""
-    entries = for_nodes(artifact)
-    if not entries:
-        yield no_platform(artifact)
-    for entry in entries:
-        if not entry.is_image:
-            yield rules.CAR_ARTIFACT.finding(found=entry.types)
-            continue
-        yield from _on_nodes(entry)
-        if entrypoint := entry.said("config", "Entrypoint"):
-            yield rules.CAR_ENTRYPOINT.finding(["config.Entrypoint"], entrypoint)
-        yield from _in_the_car(entry)
+    yield from on_nodes(artifact, _as_car)
 
 
-def _on_nodes(entry: Entry) -> Iterator[Finding]:
+def _as_car(entry: Entry) -> Iterator[Finding]:
+    if not entry.is_image:
+        yield rules.CAR_ARTIFACT.finding(found=entry.types)
+        return
+    yield from _pulled(entry)
+    if entrypoint := entry.said("config", "Entrypoint"):
+        yield rules.CAR_ENTRYPOINT.finding(["config.Entrypoint"], entrypoint)
+    yield from _in_the_car(entry)
+
+
+def _pulled(entry: Entry) -> Iterator[Finding]:
     """What the nodes ask of an image, whichever runtime they have."""
     yield from as_image(entry)
     yield from rules.NODE_TWICE.at(twice(entry))
@@ -59,17 +59,17 @@ def _in_the_car(entry: Entry) -> Iterator[Finding]:
 
 def native(artifact: Artifact) -> Iterator[Finding]:
     """`oci+native://`: an image volume with subPath."""
-    entries = for_nodes(artifact)
-    if not entries:
-        yield no_platform(artifact)
-    for entry in entries:
-        if not entry.image_layers and not entry.digests("rootfs", "diff_ids"):
-            yield rules.NATIVE_ARTIFACT.finding(found=entry.types)
-            continue
-        yield from _on_nodes(entry)
-        if not has_models(entry):
-            yield from not_read(entry) or rules.NATIVE_NO_MODELS.at([f"/{ROOT}"], tops(entry))
-        yield from rules.NATIVE_MODES.at(closed(entry))
+    yield from on_nodes(artifact, _as_volume)
+
+
+def _as_volume(entry: Entry) -> Iterator[Finding]:
+    if entry.unpacks_to_nothing:
+        yield rules.NATIVE_ARTIFACT.finding(found=entry.types)
+        return
+    yield from _pulled(entry)
+    if not has_models(entry):
+        yield from not_read(entry) or rules.NATIVE_NO_MODELS.at([f"/{ROOT}"], tops(entry))
+    yield from rules.NATIVE_MODES.at(closed(entry))
 
 
 def fetch(artifact: Artifact) -> Iterator[Finding]:
@@ -77,11 +77,7 @@ def fetch(artifact: Artifact) -> Iterator[Finding]:
     if artifact.is_index and not parse_json_object(artifact.root.raw, artifact.reference).get("mediaType"):
         yield rules.FETCH_INDEX.finding([artifact.root.descriptor.digest])
         return
-    entries = for_nodes(artifact, nameless=False)
-    if not entries:
-        yield no_platform(artifact)
-    for entry in entries:
-        yield from _fetched(entry)
+    yield from on_nodes(artifact, _fetched, nameless=False)
 
 
 def _fetched(entry: Entry) -> Iterator[Finding]:

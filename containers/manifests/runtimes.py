@@ -95,10 +95,6 @@ def _vllm_environment(server: Server) -> dict[str, str]:
     return {"VLLM_NO_USAGE_STATS": "1", **cache}
 
 
-def _no_environment(_: Server) -> dict[str, str]:
-    return {}
-
-
 RUNTIMES = {
     runtime.name: runtime
     for runtime in (
