@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.parts import models
 from tests.parts.command import ROOT
-from tests.parts.podman import Podman
+from tests.parts.podman import Podman, housed
 from tests.parts.servers import Server, docker_registry
 
 WORKERS = 4
@@ -63,13 +62,9 @@ def safetensors_model() -> Path:
 
 @pytest.fixture(scope="session")
 def podman() -> Iterator[Podman]:
-    """podman with storage of its own, not below the other temporary files: their path may be too long for it."""
-    with tempfile.TemporaryDirectory(prefix="podman-") as folder:
-        podman = Podman(Path(folder))
-        try:
-            yield podman
-        finally:
-            podman.clean()
+    """podman with storage of its own."""
+    with housed(Podman, "podman-") as podman:
+        yield podman
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import re
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pytest
 from tests.parts.command import ROOT, packer, release, run
 from tests.parts.image import Packer, context, rebuilt
 from tests.parts.models import digests
+from tests.parts.podman import housed
 from tests.parts.servers import Server, reserved_port
 from tests.parts.small import cut_short
 
@@ -25,12 +25,8 @@ USERS = ["65532:65532", "1000770000:0"]
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Packer]:
-    with tempfile.TemporaryDirectory(prefix="image-") as folder:
-        found = Packer(Path(folder))
-        try:
-            yield found
-        finally:
-            found.clean()
+    with housed(Packer, "image-") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

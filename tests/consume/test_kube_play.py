@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from tests.parts import kubelet
 from tests.parts.command import PACKER, packer, release, run
 from tests.parts.containerd import containerd, mounted
 from tests.parts.models import digests
-from tests.parts.podman import parse_hashes
+from tests.parts.podman import housed, parse_hashes
 from tests.parts.podman5 import SERVER, Podman5, import_server
 from tests.parts.servers import Server, reserved_port
 from tests.parts.small import cut_short
@@ -38,13 +37,9 @@ class Published:
 @pytest.fixture(scope="module")
 def podman5() -> Iterator[Podman5]:
     """podman 5 with storage of its own, and the image that stands for a runtime."""
-    with tempfile.TemporaryDirectory(prefix="podman5-") as folder:
-        podman = Podman5(Path(folder))
-        try:
-            import_server(podman)
-            yield podman
-        finally:
-            podman.clean()
+    with housed(Podman5, "podman5-") as podman:
+        import_server(podman)
+        yield podman
 
 
 FORMATS = {"safetensors": "/health", "gguf": "/health", "onnx": "/v2/health/ready"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -14,6 +13,7 @@ import pytest
 from tests.parts.command import packer, release
 from tests.parts.image import Packer, lent
 from tests.parts.models import digests
+from tests.parts.podman import housed
 from tests.parts.servers import Server, docker_registry
 from tests.parts.small import cut_short
 from tests.parts.tekton import Cluster
@@ -24,12 +24,8 @@ HTPASSWD = f"{USER}:$2b$05$dsHFsFvTBwUgOgoe6JJ/6e8JE2463JkQRChlW5n74at9X.DdjWU6q
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Packer]:
-    with tempfile.TemporaryDirectory(prefix="tekton-") as folder:
-        found = Packer(Path(folder))
-        try:
-            yield found
-        finally:
-            found.clean()
+    with housed(Packer, "tekton-") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -106,21 +106,15 @@ def test_the_whole_chain(place: Place, registry: Server, tmp_path: Path) -> None
     assert (tmp_path / "again/report.html").read_text() == (tmp_path / "report/report.html").read_text()
     assert place.measured() == before
 
-    contents = written(registry)
+    contents = registry.held()
     refused = build(place, to, "--retain", "0.9999", "--report", tmp_path / "refused")
     assert refused.returncode == 4
     assert json.loads(refused.stdout.splitlines()[-1])["accepted"] is False
     assert "nothing was published" in refused.stderr
     assert json.loads((tmp_path / "refused/scorecard.json").read_text())["gate"]["retain"] == 0.9999
     assert contents
-    assert written(registry) == contents
+    assert registry.held() == contents
     assert json.loads(packer("inspect", to, "--json").stdout) == shown
-
-
-def written(registry: Server) -> dict[Path, int]:
-    """The files of a registry, and when each was written."""
-    files = (path for path in registry.log.with_name("data").rglob("*") if path.is_file())
-    return {path: path.stat().st_mtime_ns for path in files if "_uploads" not in path.parts}
 
 
 def test_what_another_run_found_is_not_said_of_this_one(place: Place, tmp_path: Path) -> None:

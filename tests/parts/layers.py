@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,24 @@ VOCABULARY = 64
 WORDS = "<unk> a and cat dog far he in it mat of on ran sat she that the they to was"
 
 
+def write_shards(parts: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Write tensors to a new folder, a shard for each part, under an index."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    places: dict[str, str] = {}
+    for number, part in enumerate(parts, 1):
+        name = f"model-{number:05}-of-{len(parts):05}.safetensors"
+        save_file(part, folder / name, metadata={"format": "pt"})
+        places |= dict.fromkeys(part, name)
+    total = sum(tensor.nbytes for part in parts for tensor in part.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
 def llama(folder: Path, layers: int = 2, hidden: int = 64, inner: int = 128, **config: Any) -> Path:
     """Write it to a folder, in bfloat16 and with tied heads; the same sizes give the same bytes."""
     import torch
-    from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(0)
 
@@ -29,15 +44,7 @@ def llama(folder: Path, layers: int = 2, hidden: int = 64, inner: int = 128, **c
 
     ends = {"model.embed_tokens.weight": weight(VOCABULARY, hidden), "model.norm.weight": torch.ones(hidden).bfloat16()}
     parts = [ends, *map(layer, range(layers))]
-    folder.mkdir(parents=True)
-    places: dict[str, str] = {}
-    for number, part in enumerate(parts, 1):
-        name = f"model-{number:05}-of-{len(parts):05}.safetensors"
-        save_file(part, folder / name, metadata={"format": "pt"})
-        places |= dict.fromkeys(part, name)
-    total = sum(tensor.nbytes for part in parts for tensor in part.values())
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    write_shards(parts, folder)
     said = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

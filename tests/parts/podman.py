@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
@@ -19,6 +22,27 @@ HASH = "cd /mnt/models/ && find . -type f -exec sha256sum {} +"
 def parse_hashes(text: str) -> dict[str, str]:
     """The output of `HASH` as path to digest."""
     return {path.removeprefix("./"): digest for digest, path in (line.split(maxsplit=1) for line in text.splitlines())}
+
+
+class Tidy(Protocol):
+    """What leaves something that has to be cleaned up."""
+
+    def clean(self) -> None:
+        """Leave nothing."""
+
+
+T = TypeVar("T", bound=Tidy)
+
+
+@contextmanager
+def housed(kind: Callable[[Path], T], prefix: str) -> Iterator[T]:
+    """One in a folder of its own, not below the other temporary files: their path may be too long for podman."""
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        made = kind(Path(folder))
+        try:
+            yield made
+        finally:
+            made.clean()
 
 
 class Podman:

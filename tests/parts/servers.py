@@ -21,6 +21,11 @@ class Server:
     address: str
     log: Path
 
+    def held(self) -> dict[Path, int]:
+        """Of a docker-registry, the files of what it holds, and when each was written."""
+        files = (path for path in self.log.with_name("data").rglob("*") if path.is_file())
+        return {path: path.stat().st_mtime_ns for path in files if "_uploads" not in path.parts}
+
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.parts import models
+from tests.parts.layers import write_shards
 
 LAYERS = 4
 SHARDS = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.layers.2", "model.layers.3")
@@ -15,7 +16,7 @@ SHARDS = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.layer
 
 def cut_short(folder: Path) -> Path:
     """Write it to a folder: the embedding in a shard of its own, then two layers in each of two."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     source = models.safetensors()
     tensors = load_file(source / "model.safetensors")
@@ -24,15 +25,7 @@ def cut_short(folder: Path) -> Path:
         layer = int(name.split(".")[2]) if name.startswith("model.layers.") else -1
         if layer < LAYERS:
             parts[1 + layer // 2 if layer >= 0 else 0 if "embed" in name else 2][name] = tensor
-    folder.mkdir(parents=True)
-    places: dict[str, str] = {}
-    for number, part in enumerate(parts):
-        file = f"model-{number + 1:05}-of-00003.safetensors"
-        save_file(part, folder / file, metadata={"format": "pt"})
-        places |= dict.fromkeys(part, file)
-    total = sum(tensor.nbytes for part in parts for tensor in part.values())
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    write_shards(parts, folder)
     for path in source.iterdir():
         if path.suffix != ".safetensors":
             shutil.copy(path, folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,18 +10,15 @@ import pytest
 from tests.parts.command import packer
 from tests.parts.hub import git_repository, olah
 from tests.parts.image import Packer, lent
+from tests.parts.podman import housed
 from tests.parts.servers import Server
 from tests.parts.tekton import Cluster
 
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Packer]:
-    with tempfile.TemporaryDirectory(prefix="tekton-") as folder:
-        found = Packer(Path(folder))
-        try:
-            yield found
-        finally:
-            found.clean()
+    with housed(Packer, "tekton-") as found:
+        yield found
 
 
 def test_two_variants_from_the_hub(image: Packer, safetensors_model: Path, registry: Server, tmp_path: Path) -> None:

@@ -72,18 +72,12 @@ def test_a_build_ships_what_retains_enough_and_nothing_else(place: Place, regist
     assert shown["evaluation"]["verdict"] == "retained"
     assert json.loads(packer("scorecard", to, "--json").stdout) == card
 
-    contents = content(registry)
+    contents = registry.held()
     code, card = build("0.999", place.folder / f"{recipe}-strict")
     assert (code, card["accepted"]) == (4, False), card
     assert (place.folder / f"{recipe}-strict/report.html").stat().st_size > 10_000
-    assert content(registry) == contents
+    assert registry.held() == contents
     assert json.loads(packer("inspect", to, "--json").stdout) == shown
-
-
-def content(registry: Server) -> dict[Path, int]:
-    """The files of a registry, and when each was written."""
-    paths = registry.log.with_name("data").rglob("*")
-    return {path: path.stat().st_mtime_ns for path in paths if path.is_file() and "_uploads" not in path.parts}
 
 
 def test_a_layer_with_doubled_scales_is_lost(place: Place, tmp_path: Path) -> None:
