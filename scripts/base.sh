@@ -3,18 +3,12 @@
 # busybox. Needs root.
 # Usage: scripts/base.sh FILE
 set -euo pipefail
+. "$(dirname "$0")/newer.sh"
 
 file=$1
 
 [ -f "$file" ] && exit 0
-"$(dirname "$0")/debian.sh" mmdebstrap debian-archive-keyring
-# the mirror that this machine takes Debian from, or mmdebstrap's own choice
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Created-By: Packages' | grep -v -m 1 security || true)
-mkdir -p "$(dirname "$file")"
-scratch=$(mktemp -d "$file.XXXXXX")
-trap 'rm -rf "$scratch"' EXIT
-chmod 755 "$scratch"
+scratch_for "$file"
 echo "making a base for packer's image"
-mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' \
-    --include=python3,python3-venv,busybox-static,ca-certificates bookworm "$scratch/base.tar" ${mirror:+"$mirror"}
+bootstrap minbase bookworm "$scratch/base.tar" python3,python3-venv,busybox-static,ca-certificates
 mv "$scratch/base.tar" "$file"

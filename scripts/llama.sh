@@ -3,24 +3,14 @@
 # with the libraries that they need and nothing installed. Needs root or sudo only if they are missing.
 # Usage: scripts/llama.sh FOLDER
 set -euo pipefail
+. "$(dirname "$0")/newer.sh"
 
 folder=$1
 
 [ -d "$folder" ] && exit 0
-"$(dirname "$0")/debian.sh" mmdebstrap debian-archive-keyring
-run=()
-[ "$(id -u)" = 0 ] || run=(sudo)
-# the mirror that this machine takes Debian from, or mmdebstrap's own choice
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Created-By: Packages' | grep -v -m 1 security || true)
-mkdir -p "$(dirname "$folder")"
-scratch=$(mktemp -d "$folder.XXXXXX")
-trap '"${run[@]}" rm -rf "$scratch"' EXIT
-chmod 755 "$scratch"
+scratch_for "$folder"
 echo "fetching llama.cpp's tools"
-# a mirror may lag behind what its Release file says of itself
-"${run[@]}" mmdebstrap --quiet --variant=extract --aptopt='Acquire::Check-Valid-Until "false"' \
-    --aptopt='APT::Install-Recommends "false"' --include=llama.cpp-tools,llama.cpp-tools-extra \
-    forky "$scratch/root" ${mirror:+"$mirror"}
+extract forky llama.cpp-tools,llama.cpp-tools-extra
 # the programs and libraries alone, not the devices of a root
 mkdir "$scratch/tools"
 "${run[@]}" mv "$scratch/root/usr" "$scratch/tools"

@@ -4,25 +4,15 @@
 # installed. Needs root or sudo only if what fetches them is missing.
 # Usage: scripts/oci11.sh SOURCE FOLDER
 set -euo pipefail
+. "$(dirname "$0")/newer.sh"
 
 source=$1 folder=$2
 
-"$(dirname "$0")/debian.sh" mmdebstrap debian-archive-keyring
-run=()
-[ "$(id -u)" = 0 ] || run=(sudo)
-# the mirror that this machine takes Debian from, or mmdebstrap's own choice
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Created-By: Packages' | grep -v -m 1 security || true)
-mkdir -p "$(dirname "$folder")"
-scratch=$(realpath "$(mktemp -d "$folder.XXXXXX")") # the compiler wants absolute paths
-trap '"${run[@]}" rm -rf "$scratch"' EXIT
-chmod 755 "$scratch"
+scratch_for "$folder"
 echo "fetching and building a registry with referrers"
-# a mirror may lag behind what its Release file says of itself
-"${run[@]}" mmdebstrap --quiet --variant=extract --aptopt='Acquire::Check-Valid-Until "false"' \
-    --aptopt='APT::Install-Recommends "false"' \
-    --include=oras,cosign,golang-go,golang-github-cue-labs-oci-dev \
-    --include=golang-github-opencontainers-go-digest-dev,golang-github-opencontainers-image-spec-dev \
-    trixie "$scratch/root" ${mirror:+"$mirror"}
+packages=oras,cosign,golang-go,golang-github-cue-labs-oci-dev
+packages+=,golang-github-opencontainers-go-digest-dev,golang-github-opencontainers-image-spec-dev
+extract trixie "$packages"
 mkdir "$scratch/tools"
 env -u GOFLAGS GOROOT="$(echo "$scratch"/root/usr/lib/go-1.*)" GOPATH="$scratch/root/usr/share/gocode" \
     GOCACHE="$scratch/cache" GO111MODULE=off GOTOOLCHAIN=local CGO_ENABLED=0 \
