@@ -44,7 +44,7 @@ def plan_tekton(
         stages.insert(1, "evaluate")
     if any(build.quantize.recipe for build in builds.values()):
         stages.insert(1, "quantize")
-    return Plan(
+    plan = Plan(
         name=_name(name or destination.repository.rpartition("/")[2].replace(".", "-").replace("_", "-")),
         namespace=namespace,
         image=image,
@@ -59,6 +59,10 @@ def plan_tekton(
         watched=tuple(dict.fromkeys(found for build in builds.values() for found in _watched(build))),
         claim=claim,
     )
+    if plan.uses_gpus and not plan.nodes:
+        what, hint = "nobody knows which nodes have these GPUs", "name them: --node-selector LABEL=VALUE"
+        raise UsageError(what, expected="nvidia.com/... or amd.com/...", found=claim.gpu, hint=hint)
+    return plan
 
 
 def pinned(image: str, access: Access) -> str:
@@ -95,11 +99,16 @@ def tekton_files(plan: Plan, origin: str, at: str = "") -> dict[str, str]:
         "triggers.yaml": triggers(plan, at),
         "run/run.yaml": [pipeline_run(plan, at)],
     }
-    notes = {"tasks.yaml": _TASKS, "pipeline.yaml": _PIPELINE, "support.yaml": _SUPPORT, "triggers.yaml": _TRIGGERS}
+    labels = " and ".join(f"{name}={value}" for name, value in plan.nodes.items())
+    notes = {
+        "tasks.yaml": [_TASKS],
+        "pipeline.yaml": [_PIPELINE],
+        "support.yaml": [_SUPPORT.format(name=plan.name)],
+        "triggers.yaml": [_TRIGGERS.format(name=plan.name)],
+        "run/run.yaml": [_RUN, *([_NODES.format(labels)] if labels else [])],
+    }
     return {
-        path: render([head, notes.get(path, _RUN).format_map(vars(plan))], map(Document, documents))
-        for path, documents in files.items()
-        if documents
+        path: render([head, *notes[path]], map(Document, documents)) for path, documents in files.items() if documents
     }
 
 
@@ -117,6 +126,7 @@ _TRIGGERS = (
     "themselves by: its key huggingface is the secret of the webhook, its key registry the whole Authorization header."
 )
 _RUN = "Starts a run: kubectl create -f, since its name is made up anew each time."
+_NODES = "All of it runs on nodes that have the label {}; others are named with --node-selector."
 
 
 def _name(text: str) -> str:

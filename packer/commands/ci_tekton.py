@@ -39,7 +39,13 @@ from packer.options import access, note, pairs, reaching
     "--cache", default="100Gi", show_default=True, metavar="SIZE", help="Of the volume for what outlasts tasks."
 )
 @click.option("--storage-class", default="", metavar="CLASS", help="Of that volume. Default: the cluster's.")
-@click.option("--node-selector", "nodes", multiple=True, metavar="LABEL=VALUE", help="Only on these nodes. Repeatable.")
+@click.option(
+    "--node-selector",
+    "nodes",
+    multiple=True,
+    metavar="LABEL=VALUE",
+    help="Only on these nodes. Repeatable. Default: those with GPUs of NVIDIA or AMD, if a task asks for one.",
+)
 @click.option(
     "--env",
     "environment",

@@ -17,6 +17,7 @@ import yaml
 
 from containers.ci.tekton.tasks import RESULTS
 from packer.results import LONGEST
+from recipes.engines.devices import kind_of
 from registry.access import Access
 from registry.blob import read_all
 from registry.descriptor import digest_of
@@ -149,18 +150,80 @@ def test_stages_are_those_that_the_build_has(folder: Path) -> None:
     )
 
 
-def test_a_gpu_is_asked_for_once_in_a_pod_and_only_where_it_is_used(folder: Path) -> None:
-    tasks = by_name(written(folder / "full.yaml", "--gpu", "2", "--gpu-resource", "amd.com/gpu")["tasks.yaml"])
-    asked = {
-        name: [step["computeResources"].get("limits", {}).get("amd.com/gpu") for step in task["spec"]["steps"]]
+NVIDIA = {"nvidia.com/gpu.present": "true"}
+
+
+def asking(files: dict[str, list[Document]], resource: str) -> dict[str, list[str | None]]:
+    """How many of a resource each step of each task asks for."""
+    tasks = by_name(files["tasks.yaml"])
+    return {
+        name: [step["computeResources"].get("limits", {}).get(resource) for step in task["spec"]["steps"]]
         for name, task in tasks.items()
     }
-    assert asked == {
+
+
+def test_a_gpu_is_asked_for_once_in_a_pod_and_only_where_it_is_used(folder: Path) -> None:
+    assert asking(written(folder / "full.yaml", "--gpu", "2"), "nvidia.com/gpu") == {
         "tiny-1-5-fetch": [None],
         "tiny-1-5-quantize": ["2"],
         "tiny-1-5-evaluate": ["2"],
         "tiny-1-5-publish": [None],
     }
+
+
+def test_every_task_looks_for_what_the_gpu_of_another_made_under_its_name(folder: Path, tmp_path: Path) -> None:
+    """Folders of files stand for pods, since no test machine has these GPUs: NVIDIA's driver says in all pods of a node
+    what it has, AMD's device is in those alone that ask for one.
+    """
+    pod, with_device = tmp_path / "pod", tmp_path / "pod with a device"
+    for root in (pod, with_device):
+        (root / "dev").mkdir(parents=True)
+    (with_device / "dev/kfd").touch()
+    amd = asking(written(folder / "full.yaml", "--gpu-resource", "amd.com/gpu"), "amd.com/gpu")
+    behind = ("quantize", "evaluate", "publish")
+    kinds = {kind_of("auto", {}, with_device if amd[f"tiny-1-5-{task}"] == ["1"] else pod) for task in behind}
+    assert kinds == {"a GPU of AMD"}
+    for root in (pod, with_device):
+        (root / "proc/driver/nvidia/gpus/0").mkdir(parents=True)
+        (root / "proc/driver/nvidia/gpus/0/information").write_text("Model: NVIDIA H100\n")
+    (with_device / "dev/kfd").unlink()
+    (with_device / "dev/nvidia0").touch()
+    assert kind_of("auto", {}, pod) == kind_of("auto", {}, with_device) == "NVIDIA H100"
+
+
+def test_behind_a_gpu_that_is_not_nvidias_every_task_asks_for_one(folder: Path) -> None:
+    (folder / "plain.yaml").write_text(f"{PLAIN}quantize: fp8-dynamic\nevaluate: {{suite: fidelity, device: cpu}}\n")
+    amd = asking(written(folder / "plain.yaml", "--gpu-resource", "amd.com/gpu"), "amd.com/gpu")
+    assert amd == {"tiny-fetch": [None], "tiny-quantize": ["1"], "tiny-evaluate": ["1"], "tiny-publish": ["1"]}
+    (folder / "plain.yaml").write_text(f"{PLAIN}evaluate: {{suite: fidelity, device: cpu}}\n")
+    without = asking(written(folder / "plain.yaml", "--gpu-resource", "amd.com/gpu"), "amd.com/gpu")
+    assert {count for counts in without.values() for count in counts} == {None}
+
+
+@pytest.mark.parametrize(
+    ("flags", "nodes"),
+    [
+        ((), NVIDIA),
+        (("--gpu-resource", "nvidia.com/mig-1g.10gb"), NVIDIA),
+        (("--gpu-resource", "amd.com/gpu"), {"feature.node.kubernetes.io/amd-gpu": "true"}),
+        (("--node-selector", "zone=a", "--node-selector", "gpu=l4"), {"zone": "a", "gpu": "l4"}),
+        (("--gpu-resource", "example.com/gpu", "--node-selector", "zone=a"), {"zone": "a"}),
+        (("--gpu", "0"), None),
+    ],
+)
+def test_a_run_with_gpus_is_where_they_are(folder: Path, flags: tuple[str, ...], nodes: dict[str, str] | None) -> None:
+    """The first task has the volume where it is, and it needs no GPU."""
+    (run,) = written(folder / "full.yaml", *flags)["run/run.yaml"]
+    assert run["spec"]["taskRunTemplate"]["podTemplate"].get("nodeSelector") == nodes
+    said = (folder / "out/run/run.yaml").read_text().partition("apiVersion")[0].replace("# ", "").replace("\n", " ")
+    assert all(f"{name}={value}" in said for name, value in (nodes or {}).items())
+
+
+def test_gpus_of_which_nobody_knows_the_nodes_are_refused(folder: Path) -> None:
+    flags = ("--packer-image", IMAGE, "--gpu-resource", "example.com/gpu")
+    done = packer("ci", "tekton", folder / "full.yaml", *flags, check=False)
+    assert done.returncode == 2 and "--node-selector LABEL=VALUE" in done.stderr
+    packer("ci", "tekton", folder / "plain.yaml", *flags)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +241,7 @@ def test_what_cannot_use_a_gpu_gets_none(folder: Path, said: str, stages: list[s
     steps = [step for task in files["tasks.yaml"] for step in task["spec"]["steps"]]
     assert [step["name"] for step in steps if "limits" in step["computeResources"]] == stages
     pod = files["run/run.yaml"][0]["spec"]["taskRunTemplate"]["podTemplate"]
-    assert ("tolerations" in pod) == bool(stages)
+    assert ("tolerations" in pod, pod.get("nodeSelector")) == (bool(stages), NVIDIA if stages else None)
 
 
 def test_queue_and_nodes(folder: Path) -> None:

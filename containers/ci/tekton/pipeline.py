@@ -103,10 +103,10 @@ def _bundled(name: str, bundle: str) -> Document:
 def _pod(plan: Plan) -> Document:
     security = {"runAsNonRoot": True, "runAsUser": USER, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
     pod: Document = {"securityContext": security}
-    if plan.claim.nodes:
-        pod["nodeSelector"] = dict(plan.claim.nodes)
-    if plan.claim.gpus and plan.on_gpu:
-        # on the run and not on a task: pods that share a volume are placed where the first one is
+    # on the run and not on a task: pods that share a volume are placed where the first one is
+    if plan.nodes:
+        pod["nodeSelector"] = dict(plan.nodes)
+    if plan.uses_gpus:
         pod["tolerations"] = [{"key": plan.claim.gpu, "operator": "Exists", "effect": "NoSchedule"}]
     return pod
 

@@ -12,6 +12,13 @@ Document = dict[str, Any]
 USER = 65532
 """Whom pods run as: the user of packer's image, who has no rights."""
 
+_NVIDIA = "nvidia.com/"
+_GPU_NODES = {
+    _NVIDIA: {"nvidia.com/gpu.present": "true"},
+    "amd.com/": {"feature.node.kubernetes.io/amd-gpu": "true"},
+}
+"""The label that the operators of NVIDIA and AMD give to nodes with GPUs, by how the resource's name begins."""
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -29,7 +36,7 @@ class Watched:
 @dataclass(frozen=True)
 class Claim:
     """What pods ask a cluster for. `memory` is what quantization and evaluation ask for, `cache` the size of the volume
-    that outlasts tasks, both in Kubernetes' words; `gpus` is the number of GPUs.
+    that outlasts tasks, both in Kubernetes' words; `gpus` is the number of GPUs, `nodes` are labels of nodes.
     """
 
     gpus: int = 0
@@ -39,6 +46,11 @@ class Claim:
     storage_class: str = ""
     nodes: Mapping[str, str] = field(default_factory=dict)
     queue: str = ""
+
+    @property
+    def gpu_nodes(self) -> Mapping[str, str]:
+        """The label of nodes that have such GPUs; none if nobody knows it."""
+        return next((labels for start, labels in _GPU_NODES.items() if self.gpu.startswith(start)), {})
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,30 @@ class Plan:
     watched: tuple[Watched, ...] = ()
     claim: Claim = Claim()
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether any task asks for one."""
+        return bool(self.claim.gpus and self.on_gpu)
+
+    @property
+    def nodes(self) -> Mapping[str, str]:
+        """The labels of the nodes for all tasks: those that were given, or else of nodes with the GPUs that one needs.
+
+        Pods that share a volume are placed where the first of them is, and that one needs no GPU.
+        """
+        return self.claim.nodes or (self.claim.gpu_nodes if self.uses_gpus else {})
+
+    @property
+    def with_gpu(self) -> frozenset[str]:
+        """The stages whose tasks ask for GPUs: those that use them, and those behind them if they could not know what
+        kind of GPU made what they look for. The driver of NVIDIA tells that to every pod of a node, AMD's to none
+        that has no GPU.
+        """
+        if not self.uses_gpus:
+            return frozenset()
+        first = next(at for at, stage in enumerate(self.stages) if stage in self.on_gpu)
+        return self.on_gpu if self.claim.gpu.startswith(_NVIDIA) else frozenset(self.stages[first:])
 
     def named(self, what: str) -> str:
         """The name of one of the objects."""

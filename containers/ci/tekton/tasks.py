@@ -145,7 +145,7 @@ def _environment(plan: Plan) -> list[Document]:
 def _resources(plan: Plan, stage: str) -> Document:
     is_heavy = stage in ("quantize", "evaluate")
     requests = {"cpu": "1", "memory": plan.claim.memory if is_heavy else "2Gi"}
-    if stage in plan.on_gpu and plan.claim.gpus:
+    if stage in plan.with_gpu:
         count = str(plan.claim.gpus)
         return {"requests": {**requests, plan.claim.gpu: count}, "limits": {plan.claim.gpu: count}}
     return {"requests": requests}
