@@ -1,0 +1,98 @@
+"""What the listener remembers: events, the builds that are wanted because of them, and the runs that came of these.
+
+    event  ->  lead (event, build)  ->  want (build, due)  ->  run (build)
+
+Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from registry.events.change import Change
+
+
+class EventState(StrEnum):
+    """What became of an event: not yet looked at, about nothing that is built here, caused by us, or led to builds."""
+
+    ACCEPTED = "accepted"
+    IGNORED = "ignored"
+    OWN = "own"
+    MATCHED = "matched"
+
+
+class RunState(StrEnum):
+    """What became of a run. Only `RUNNING` has no end yet."""
+
+    RUNNING = "running"
+    UNCHANGED = "unchanged"
+    RELEASED = "released"
+    REFUSED = "refused"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Event:
+    """A delivery that was accepted on a path, and what became of it.
+
+    `delivery` is what its sender calls it; `why` says in words why it is in its state; `runs` are those that it led to.
+    """
+
+    id: int
+    at: float
+    path: str
+    kind: str
+    delivery: str | None
+    changes: Sequence[Change]
+    state: EventState
+    why: str
+    runs: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Want:
+    """A build that is wanted since a time, and due at another. `after` is the run that it repeats, if there is one."""
+
+    build: str
+    since: float
+    due: float
+    attempt: int
+    after: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One time that a build was looked at, and built if something had changed.
+
+    `changed` says in words what had; `step` is the progress that was told last; `result` is what came of it, a JSON
+    object; `error` is one line, empty if there was none; `after` is the run that it repeats.
+    """
+
+    id: int
+    build: str
+    owner: str
+    state: RunState
+    attempt: int
+    after: int | None
+    began: float
+    ended: float | None
+    changed: Sequence[str]
+    step: Mapping[str, Any]
+    result: Mapping[str, Any]
+    error: str
+    events: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `code` is the exit code of the build, None if it was interrupted."""
+
+    state: RunState
+    code: int | None
+    changed: Sequence[str] = ()
+    result: Mapping[str, Any] | None = None
+    error: str = ""
