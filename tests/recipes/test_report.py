@@ -173,6 +173,7 @@ CRASH = replace(
     samples=replace(LOST.samples, used=16, tokens=4080),
     circumstances=replace(LOST.circumstances, stopped="the candidate failed"),
 )
+HEADLINE = "Retained: perplexity keeps 98.1 % of the baseline (at least 97.2 %, asked for: 90 %)"
 NOTHING = Details(Size((), 0), Size((), 0))
 
 
@@ -331,7 +332,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("retained", "Retained: perplexity keeps 98.1 % of the baseline (at least 97.2 %, asked for: 90 %)"),
+        ("retained", HEADLINE),
         ("lost", "Lost: perplexity keeps 97.0 % of the baseline (at most 97.8 %, asked for: 99 %)"),
         ("undecided", "Undecided: perplexity keeps 98.1 to 99.4 % of the baseline, asked for: 99 %"),
         ("crash", f"Lost: {CRASH.failures[0]}"),
@@ -341,6 +342,23 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 )
 def test_the_verdict_is_one_line_in_plain_words(name: str, line: str) -> None:
     assert f"{line} " in Reader(report(name)).text
+
+
+@pytest.mark.parametrize(
+    ("known", "title", "who"),
+    [
+        ({}, "Retained: SmolLM2-135M-Instruct-fp8", "SmolLM2-135M-Instruct-fp8 against SmolLM2-135M-Instruct"),
+        ({"name": ""}, "Retained: fast", "fast against fast"),
+        ({"name": "", "url": ""}, "Retained: fp8-dynamic", "fp8-dynamic against its baseline"),
+        ({"name": "", "url": "", "recipe": ""}, HEADLINE, "The candidate against its baseline"),
+    ],
+)
+def test_the_title_says_something_whatever_is_known_of_the_model(known: dict[str, str], title: str, who: str) -> None:
+    models = (replace(model, url="hf://acme/fast") for model in (RETAINED.candidate, RETAINED.baseline))
+    candidate, baseline = (replace(model, **known) for model in models)
+    page = render(replace(RETAINED, candidate=candidate, baseline=baseline), NOTHING)
+    assert f"<title>{title}</title>" in page.replace("\u00a0", " ") and who in Reader(page).text
+    assert not re.search(r"(?:Candidate|Baseline|Retained):\s*</", page), "a colon with nothing behind it"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ def render(scorecard: Scorecard, details: Details) -> str:
         details=details,
         style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
         icon=_icon(scorecard),
+        title=_title(scorecard),
+        called=_called,
         sign=_SIGNS[scorecard.verdict],
         headline=verdict.headline(scorecard),
         outcome=verdict.outcome(scorecard),
@@ -114,6 +116,17 @@ def _coded(text: str, markup: Any) -> Any:
     parts = _CODE.split(text)
     shown = (markup.escape(words.visible(part)) for part in parts)
     return markup("").join(markup(f"<code>{part}</code>") if odd % 2 else part for odd, part in enumerate(shown))
+
+
+def _called(party: Party) -> str:
+    """What a model is called: by its name, else by where it is from, else by the recipe that made it; or nothing."""
+    return party.name or party.url.rstrip("/").rpartition("/")[2] or party.recipe
+
+
+def _title(card: Scorecard) -> str:
+    """What the browser's tab says: the verdict on the model, or all of the verdict if the model has no name."""
+    name = _called(card.candidate)
+    return f"{card.verdict.capitalize()}: {name}" if name else verdict.headline(card)
 
 
 def _icon(card: Scorecard) -> str:
