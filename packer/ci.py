@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from containers.ci.tekton.bundle import bundle
@@ -16,6 +18,8 @@ from containers.manifests.document import Document, render
 from containers.modelpack import ModelPack
 from packer.buildfile import BuildFile
 from packer.sources import parse_source
+from recipes.described import is_path
+from recipes.evaluation.suite import find_suite, is_aside
 from recipes.recipe import Engine, find_recipe
 from registry.access import Access
 from registry.errors import PackerError, UsageError
@@ -179,31 +183,52 @@ def _on_gpu(builds: Iterable[BuildFile]) -> Iterator[str]:
 
 def _texts(file: Path, builds: Iterable[BuildFile]) -> Mapping[str, str]:
     """The build file and the files that it names, by their paths from its folder."""
-    folder, found = file.parent, {file.name: file}
-    for path in (Path(text) for build in builds for text in _named(build) if Path(text).exists()):
-        if not path.resolve().is_relative_to(folder.resolve()) or path.is_dir():
-            hint = f"put it into the folder of {file.name}, as a file"
-            raise UsageError("a cluster gets the build file and files beside it", subject=str(path), hint=hint)
-        found[path.resolve().relative_to(folder.resolve()).as_posix()] = path
-    texts = {name: _text(path) for name, path in sorted(found.items())}
+    named = [path for build in builds for path in _named(build)]
+    paths = {_place(path, file): path for path in [file, *chain.from_iterable(map(_files, named))]}
+    texts = {name: _text(path) for name, path in sorted(paths.items())}
     if (size := sum(len(text.encode()) for text in texts.values())) > MAX_FOLDER:
         expected, hint = f"at most {MAX_FOLDER} bytes in a ConfigMap", "take a dataset of the Hub, or less of it"
         raise UsageError(
-            "these files are too large", subject=", ".join(texts), expected=expected, found=size, hint=hint
+            "these files are too large", subject=", ".join(texts)[:200], expected=expected, found=size, hint=hint
         )
     return texts
 
 
-def _named(build: BuildFile) -> Iterator[str]:
-    suite = build.evaluate.suite
-    names = [build.quantize.recipe, build.quantize.calibration.data, build.evaluate.data]
-    names += [suite] if isinstance(suite, str) else [suite.get("data"), suite.get("include")] if suite else []
-    yield from (str(name) for name in names if name)
+def _named(build: BuildFile) -> Iterator[Path]:
+    """The files and folders that a build names, and those that its suite does; what comes with packer is none."""
+    recipe, said = build.quantize.recipe, build.evaluate.suite
+    if recipe and is_path(recipe):
+        find_recipe(recipe)
+        yield Path(recipe)
+    if said and (not isinstance(said, str) or is_path(said)):
+        suite = find_suite(said, Path())
+        own = Path(said) if isinstance(said, str) else None
+        yield from (path for path in (own, suite.data, suite.include) if path)
+    for data in (build.quantize.calibration.data, build.evaluate.data):
+        if data and Path(data).exists():  # or it is the name of a dataset
+            yield Path(data)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """A file, or all files of a folder but those that nobody reads."""
+    if not path.is_dir():
+        yield path
+        return
+    yield from (each for each in sorted(path.rglob("*")) if each.is_file() and not is_aside(each.relative_to(path)))
+
+
+def _place(path: Path, file: Path) -> str:
+    """The path of a file from the folder of the build file; `UsageError` if it lies elsewhere."""
+    place = Path(os.path.relpath(path, file.parent))
+    if place.parts[0] == "..":
+        hint = f"put it into the folder of {file.name}"
+        raise UsageError("a cluster gets the build file and files beside it", subject=str(path), hint=hint)
+    return place.as_posix()
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()  # with the line ends that it has: digests depend on them
     except ValueError as error:
         hint = "take a .jsonl or .txt file, or a dataset of the Hub"
         raise UsageError("a ConfigMap of texts holds no such file", subject=str(path), hint=hint) from error

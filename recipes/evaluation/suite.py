@@ -156,11 +156,11 @@ def _digests(path: Path | None, origin: str) -> dict[str, str]:
         return {}
     if not path.exists():
         raise UsageError("the suite names what is not there", subject=origin, found=str(path))
-    there = (each for each in path.rglob("*") if each.is_file() and not _is_aside(each.relative_to(path)))
+    there = (each for each in path.rglob("*") if each.is_file() and not is_aside(each.relative_to(path)))
     files = sorted(there) if path.is_dir() else [path]
     return {str(each.relative_to(path.parent)): FileBlob.at(each).descriptor.digest for each in files}
 
 
-def _is_aside(path: Path) -> bool:
+def is_aside(path: Path) -> bool:
     """Whether a file is hidden, or what Python has made of another."""
     return any(part.startswith(".") or part == "__pycache__" for part in path.parts)

@@ -6,6 +6,7 @@ import copy
 import gzip
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -258,14 +259,53 @@ def test_queue_and_nodes(folder: Path) -> None:
 
 def test_files_beside_the_build_file_come_along(folder: Path) -> None:
     """A ConfigMap has no folders: keys are mapped back to paths."""
-    files = written(folder / "full.yaml")
-    data = next(each for each in files["support.yaml"] if each["kind"] == "ConfigMap")["data"]
-    items = next(each for each in files["run/run.yaml"][0]["spec"]["workspaces"] if each["name"] == "build")[
-        "configMap"
-    ]
-    assert {item["path"]: data[item["key"]] for item in items["items"]} == {
-        name: (folder / name).read_text() for name in ("data/prompts.jsonl", "full.yaml", "ours.yaml")
-    }
+    assert carried(folder / "full.yaml") == contents(folder, "data/prompts.jsonl", "full.yaml", "ours.yaml")
+
+
+def carried(file: Path) -> dict[str, bytes]:
+    """What the folder of the build file holds in a cluster."""
+    files = written(file)
+    (folder,) = (each for each in files["support.yaml"] if each["kind"] == "ConfigMap")
+    judge(folder)
+    assert all(re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key) for key in folder["data"])
+    spaces = {each["name"]: each for each in files["run/run.yaml"][0]["spec"]["workspaces"]}
+    items = spaces["build"]["configMap"].get("items", [{"key": key, "path": key} for key in folder["data"]])
+    assert {item["key"] for item in items} == set(folder["data"])
+    return {item["path"]: folder["data"][item["key"]].encode() for item in items}
+
+
+def contents(folder: Path, *names: str) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_what_a_suite_names_comes_along(folder: Path) -> None:
+    """Its text, from another folder and with the ends of lines that it has, and the tasks that it defines."""
+    (folder / "suites/tasks/__pycache__").mkdir(parents=True)
+    (folder / "texts").mkdir()
+    (folder / "texts/a novel.txt").write_bytes(b"It was\r\nnight.\tIt rained: \xc3\xa9\n" * 9)
+    (folder / "suites/text.yaml").write_text("data: ../texts/a novel.txt\n")
+    (folder / "suites/tasks.yaml").write_text("tasks: [ours]\ninclude: tasks\n")
+    (folder / "suites/tasks/ours.yaml").write_text("task: ours\n")
+    (folder / "suites/tasks/utils.py").write_text("x = 1\n")
+    (folder / "suites/tasks/__pycache__/utils.pyc").write_bytes(b"\xff")
+    (folder / "plain.yaml").write_text(f"{PLAIN}evaluate: ./suites/text.yaml\n")
+    assert carried(folder / "plain.yaml") == contents(folder, "plain.yaml", "suites/text.yaml", "texts/a novel.txt")
+    (folder / "plain.yaml").write_text(f"{PLAIN}evaluate: ./suites/tasks.yaml\n")
+    names = ("plain.yaml", "suites/tasks.yaml", "suites/tasks/ours.yaml", "suites/tasks/utils.py")
+    assert carried(folder / "plain.yaml") == contents(folder, *names)
+    (folder / "plain.yaml").write_text(f"{PLAIN}evaluate: {{suite: {{tasks: [ours], include: suites/tasks}}}}\n")
+    assert carried(folder / "plain.yaml") == contents(folder, "plain.yaml", *names[2:])
+
+
+def test_keys_are_valid_and_never_the_same(folder: Path) -> None:
+    """Paths of two files that were one key once, and names that no key may have."""
+    (folder / "data/a__b").mkdir()
+    (folder / "data/a").mkdir()
+    names = ["data/a__b/c.jsonl", "data/a/b__c.jsonl", "data/a__b__c.jsonl", "data/é ü.jsonl", f"data/{'x' * 250}"]
+    for name in names:
+        (folder / name).write_text('{"text": "How are you?"}\n')
+    (folder / "plain.yaml").write_text(f"{PLAIN}quantize: {{recipe: fp8-static, calibration: data}}\n")
+    assert carried(folder / "plain.yaml") == contents(folder, "plain.yaml", "data/prompts.jsonl", *names)
 
 
 def test_longest_results_fit() -> None:
@@ -297,6 +337,10 @@ def test_longest_results_fit() -> None:
         (PLAIN + "quantize: {recipe: fp8-static, calibration: ../outside.jsonl}\n", "beside it"),
         (PLAIN + "quantize: {recipe: fp8-static, calibration: ./large.jsonl}\n", "too large"),
         (PLAIN + "quantize: {recipe: fp8-static, calibration: ./binary.jsonl}\n", "holds no such file"),
+        (PLAIN + "evaluate: {suite: {data: ../outside.jsonl}}\n", "beside it"),
+        (PLAIN + "evaluate: {suite: {data: ./none.jsonl}}\n", "names what is not there"),
+        (PLAIN + "evaluate: ./none.yaml\n", "no such suite"),
+        (PLAIN + "quantize: ./none.yaml\n", "no such recipe"),
         (PLAIN.replace("models/tiny:raw", "models/1tiny"), "--name NAME"),
     ],
 )

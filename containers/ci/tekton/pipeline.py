@@ -5,12 +5,16 @@ https://tekton.dev/docs/pipelines/pipelines/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from containers.ci.tekton.plan import USER, Document, Plan
 from containers.ci.tekton.tasks import MEANINGS, parameters, task_results, tasks, workspaces
+from registry.descriptor import digest_of
+
+_KEY, _NO_KEY = re.compile(r"(?!\.\.)[-._a-zA-Z0-9]{1,253}"), re.compile(r"[^-._a-zA-Z0-9]")
 
 RETRIES = 2
 """How often a task is tried again: what it has made stays."""
@@ -112,16 +116,22 @@ def _pod(plan: Plan) -> Document:
 
 
 def _folder(plan: Plan) -> Document:
-    """The build file's folder, whose files have keys without slashes."""
+    """The build file's folder: keys of a ConfigMap are no paths."""
     found: Document = {"name": plan.named("build")}
-    if any("/" in path for path in plan.texts):
-        found["items"] = [{"key": key_of(path), "path": path} for path in plan.texts]
+    keys = {key_of(path): path for path in plan.texts}
+    if any(key != path for key, path in keys.items()):
+        found["items"] = [{"key": key, "path": path} for key, path in keys.items()]
     return found
 
 
 def key_of(path: str) -> str:
-    """The key of a file in a ConfigMap."""
-    return path.replace("/", "__")
+    """The key of a file in a ConfigMap: its path if that is one, else what is left of it, with a digest in front.
+
+    https://kubernetes.io/docs/concepts/configuration/configmap/#configmap-object
+    """
+    if _KEY.fullmatch(path):
+        return path
+    return f"{digest_of(path.encode()).partition(':')[2][:12]}-{_NO_KEY.sub('_', path)[-200:]}"
 
 
 def _logins(plan: Plan) -> Document:
