@@ -28,9 +28,14 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NO_ANNOTATIONS: Mapping[str, str] = {}
 
 
+def is_digest(text: str) -> bool:
+    """Whether a text is a whole sha256 digest."""
+    return bool(_DIGEST.fullmatch(text))
+
+
 def parse_digest(text: object) -> Digest:
     """The digest that `text` spells; `UsageError` for anything but a whole sha256 digest."""
-    if not isinstance(text, str) or not _DIGEST.fullmatch(text):
+    if not isinstance(text, str) or not is_digest(text):
         raise UsageError("this is not a digest", expected="sha256: and 64 hexadecimal digits", found=repr(text)[:100])
     return Digest(text)
 

@@ -16,6 +16,9 @@ from registry.errors import UsageError
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?")
+MAX_NAME = 255
+"""Characters of a repository, together with its host."""
+
 MAX_TAG = 128
 """Characters of a tag."""
 
@@ -115,11 +118,16 @@ def _parse_registry(text: str) -> Reference:
         raise _wrong(
             text, "the host must come first, such as registry.example.com or 127.0.0.1:5000; no host is assumed"
         )
-    if not _REPOSITORY.fullmatch(repository) or len(host) + len(repository) > 255:
+    if not is_repository(repository) or len(host) + len(repository) > MAX_NAME:
         raise _wrong(text, "the repository must be lower case: letters, digits and single . _ - between them")
     if digest:
         return Reference(host, repository, checked_tag(tag) if colon else "", parse_digest(digest))
     return Reference(host, repository, checked_tag(tag if colon else "latest"))
+
+
+def is_repository(text: str) -> bool:
+    """Whether a text follows the grammar of repositories."""
+    return len(text) <= MAX_NAME and bool(_REPOSITORY.fullmatch(text))
 
 
 def is_tag(text: str) -> bool:
