@@ -24,6 +24,7 @@ from packer.commands.manifests import manifests
 from packer.commands.models import inspect, merge, quantize, recipes, shard, validate
 from packer.commands.rebuild import rebuild
 from packer.commands.scorecards import diff, scorecard
+from packer.commands.serve import events, serve
 from packer.commands.transfers import copy, login, pull, push, tag, tags
 from packer.failures import expected
 from registry.errors import PackerError
@@ -51,6 +52,8 @@ COMMANDS = (
     tags,
     login,
     ci,
+    serve,
+    events,
     health,
 )
 DEFECT, INTERRUPTED, BROKEN_PIPE = 1, 130, 141

@@ -31,9 +31,24 @@ CHANGED = 7
     is_flag=True,
     help="Build the release in the lock again, from nothing, publish nothing, and tell the first layer that differs.",
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write the report of an evaluation to this folder, in place of the one in FILE.",
+)
 @moving
 @as_json
-def rebuild(file: Path, *, variant: tuple[str, ...], check: bool, reproduce: bool, as_json: bool, **flags: Any) -> int:
+def rebuild(
+    file: Path,
+    *,
+    variant: tuple[str, ...],
+    check: bool,
+    reproduce: bool,
+    report: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> int:
     """Build what FILE describes if something that it is made of has changed: its source, base, recipe, data, tools, or
     the file itself.
 
@@ -44,7 +59,7 @@ def rebuild(file: Path, *, variant: tuple[str, ...], check: bool, reproduce: boo
 
     lock = read_lock(lock_path(file))
     codes = []
-    for name, build in chosen(builds_of(str(file), {}), variant).items():
+    for name, build in chosen(builds_of(str(file), {"evaluate_report": report}), variant).items():
         locked = lock.builds.get(name)
         if reproduce:
             codes.append(_reproduce(file, name, build, locked, flags, as_json=as_json))

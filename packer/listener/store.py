@@ -6,7 +6,7 @@ and what is wanted waits until a run of it has begun. A run whose process is gon
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,11 +44,17 @@ class Store:
             with self._read.connect() as connection:
                 return int(connection.execute(known).scalar_one()), False
 
-    def accepted(self, limit: int = 500) -> list[Event]:
-        """The oldest events that nobody has looked at."""
-        waiting = select(EVENTS).where(EVENTS.c.state == EventState.ACCEPTED).order_by(EVENTS.c.id).limit(limit)
+    def accepted(self, after: int = 0, limit: int = 500) -> list[Event]:
+        """The oldest events that nobody has looked at, of greater numbers than `after`."""
+        waiting = select(EVENTS).where(EVENTS.c.state == EventState.ACCEPTED, EVENTS.c.id > after)
         with self._read.connect() as connection:
-            return [_event(row) for row in connection.execute(waiting)]
+            return [_event(row) for row in connection.execute(waiting.order_by(EVENTS.c.id).limit(limit))]
+
+    def last_accepted(self, path: str) -> float | None:
+        """When the last event came on a path."""
+        with self._read.connect() as connection:
+            at = connection.execute(select(func.max(EVENTS.c.at)).where(EVENTS.c.path == path)).scalar_one()
+        return None if at is None else float(at)
 
     def route(self, event: int, state: EventState, why: str, wanted: Mapping[str, float], patience: float) -> bool:
         """Say what becomes of an event; `wanted` are builds, with the times at which they shall be due.
@@ -86,13 +92,13 @@ class Store:
         with self._read.connect() as connection:
             return [Want(**row._mapping) for row in connection.execute(select(WANTS).order_by(WANTS.c.due))]
 
-    def start(self, owner: str, builds: Collection[str], now: float) -> Run | None:
-        """Begin a run of the build that is due the longest, of those given, if none of it is running; None if none is.
+    def start(self, owner: str, now: float) -> Run | None:
+        """Begin a run of the build that is due the longest and has none that runs; None if there is no such build.
 
         Every event that waited for the build has led to this run.
         """
         running = exists().where(RUNS.c.build == WANTS.c.build, RUNS.c.ended.is_(None))
-        due = select(WANTS).where(WANTS.c.due <= now, ~running, WANTS.c.build.in_(builds)).order_by(WANTS.c.due)
+        due = select(WANTS).where(WANTS.c.due <= now, ~running).order_by(WANTS.c.due)
         try:
             with self._engine.begin() as connection:
                 row = connection.execute(due.limit(1)).first()

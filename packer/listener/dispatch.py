@@ -1,0 +1,222 @@
+"""From events to runs: which builds an event may concern, when they are due, and what is done about one that failed."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Event as Flag
+from typing import Any, Protocol
+
+from packer.listener.builds import Build, Builds, is_of_referrers, makers, meant
+from packer.listener.config import Config, Retries
+from packer.listener.records import Event, EventState, Outcome, Run, RunState
+from packer.listener.runner import Runner
+from packer.listener.store import Store
+from packer.lock import lock_path, read_lock
+from registry.errors import PackerError
+from registry.events.change import Change, Delivery
+
+AGAIN = frozenset((5, 6))
+"""Exit codes of failures that may pass: of a registry or a source, of disk or memory."""
+
+BEAT = 10
+"""Seconds between two signs of life of a run."""
+
+SILENCE = 120
+"""Seconds without one, after which a run is another's to repeat."""
+
+POLL, FILES = "poll", "files"
+"""The paths of events that the listener makes itself: of time that passed, of build files that are new or changed."""
+
+
+class Log(Protocol):
+    """Takes what happens, as a word and members."""
+
+    def __call__(self, what: str, **members: Any) -> None:
+        """`what` is a few words; members are JSON values."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """What becomes of an event, and why; `builds` are those that it leads to."""
+
+    state: EventState
+    why: str
+    builds: tuple[str, ...] = ()
+
+
+def route(event: Event, builds: Collection[Build], busy: Collection[str]) -> Route | None:
+    """What becomes of an event; None while a build that runs may be about to say that it is its own.
+
+    `busy` are the builds that run.
+    """
+    parts = [_route(change, builds, busy) for change in event.changes]
+    if any(part is None for part in parts):
+        return None
+    found = [part for part in parts if part]
+    wanted = tuple(dict.fromkeys(name for part in found for name in part.builds))
+    if wanted:
+        return Route(EventState.MATCHED, "; ".join(part.why for part in found if part.builds)[:500], wanted)
+    own = next((part for part in found if part.state is EventState.OWN), None)
+    return own or Route(EventState.IGNORED, "nothing that is built here is made of it")
+
+
+def _route(change: Change, builds: Collection[Build], busy: Collection[str]) -> Route | None:
+    if is_of_referrers(change):
+        return Route(EventState.OWN, "this tag holds referrers or signatures")
+    made = makers(change, builds)
+    wanted = meant(change, builds)
+    if any(build.name in busy for build in made):
+        return None
+    own = {build.name for build in made if change.digest and change.digest in _released(build)}
+    wanted = [name for name in wanted if name not in own]
+    if wanted:
+        return Route(EventState.MATCHED, f"{change.kind} {change.reference}", tuple(wanted))
+    return Route(EventState.OWN, f"{', '.join(sorted(own))} published it") if own else Route(EventState.IGNORED, "")
+
+
+def _released(build: Build) -> set[str]:
+    """The digests of what a build released last, by its lock."""
+    try:
+        releases = [locked.outputs for locked in read_lock(lock_path(build.file)).builds.values()]
+    except (PackerError, OSError):
+        return set()
+    references = (one for outputs in releases for one in (outputs.image, outputs.modelpack) if one)
+    return {reference.rpartition("@")[2] for reference in references}
+
+
+def pause(attempt: int, retries: Retries) -> float:
+    """Seconds before a build that failed is tried again for the `attempt`-th time, from 0."""
+    return float(min(retries.first * 2 ** min(attempt, 60), retries.longest))
+
+
+@dataclass
+class Dispatcher:
+    """Looks after events and runs until it is stopped. `clock` tells seconds since 1970."""
+
+    config: Config
+    store: Store
+    builds: Builds
+    runner: Runner
+    owner: str
+    log: Log
+    clock: Callable[[], float] = time.time
+    _bell: Flag = field(default_factory=Flag)
+    _marks: dict[str, object] = field(default_factory=dict)
+    _working: dict[Future[None], Run] = field(default_factory=dict)
+    _beaten: float = 0.0
+
+    def wake(self) -> None:
+        """Something happened: look at once."""
+        self._bell.set()
+
+    def work(self, stop: Flag) -> None:
+        """Go on until `stop` is set and what runs has ended, or given up."""
+        with ThreadPoolExecutor(self.config.concurrency, "build") as pool:
+            while not stop.is_set():
+                self._bell.clear()
+                self.step(pool, stop)
+                self._bell.wait(0.5)
+
+    def step(self, pool: ThreadPoolExecutor, stop: Flag) -> None:
+        """All that is to be done now."""
+        builds = self.builds.read()
+        now = self.clock()
+        self._notice(builds, now)
+        self._poll(builds, now)
+        self._route(builds)
+        self._beat(now)
+        self._start(pool, builds, stop)
+
+    def recover(self, silent_since: float) -> None:
+        """Have the runs repeated that nothing was heard of since then."""
+        for run in self.store.recover(silent_since, self.clock()):
+            self.log("interrupted", run=run.id, build=run.build, owner=run.owner)
+
+    def _notice(self, builds: Mapping[str, Build], now: float) -> None:
+        """Make an event of build files that changed, and of those that were never built."""
+        new = [name for name, build in builds.items() if self._is_news(build)]
+        self._marks = dict(builds)
+        if new:
+            self._say(FILES, new, now)
+
+    def _is_news(self, build: Build) -> bool:
+        if build.name in self._marks:
+            return self._marks[build.name] is not build
+        return not build.error and not lock_path(build.file).exists()
+
+    def _poll(self, builds: Mapping[str, Build], now: float) -> None:
+        every = self.config.poll.every
+        if every and builds and now - (self.store.last_accepted(POLL) or 0) >= every:
+            self._say(POLL, list(builds), now)
+
+    def _say(self, path: str, names: Collection[str], now: float) -> None:
+        changes = tuple(Change("build", name) for name in names)
+        self.store.accept(path, path, Delivery(None, changes), now)
+
+    def _route(self, builds: Mapping[str, Build]) -> None:
+        busy = {run.build for run in self.store.running()}
+        for event in self._accepted():
+            found = route(event, builds.values(), busy)
+            if found:
+                self._lead(event, found)
+
+    def _accepted(self) -> Iterator[Event]:
+        last = 0
+        while events := self.store.accepted(after=last):
+            yield from events
+            last = events[-1].id
+
+    def _lead(self, event: Event, found: Route) -> None:
+        due = self.clock() + self.config.quiet
+        if self.store.route(event.id, found.state, found.why, dict.fromkeys(found.builds, due), self.config.patience):
+            self.log("routed", event=event.id, state=found.state, why=found.why, builds=list(found.builds))
+
+    def _beat(self, now: float) -> None:
+        """Say that what runs here lives, and look for what another left."""
+        self._working = {future: run for future, run in self._working.items() if not future.done()}
+        if now - self._beaten >= BEAT:
+            self._beaten = now
+            for run in self._working.values():
+                self.store.tell(run.id, now)
+            self.recover(now - SILENCE)
+
+    def _start(self, pool: ThreadPoolExecutor, builds: Mapping[str, Build], stop: Flag) -> None:
+        while len(self._working) < self.config.concurrency and not stop.is_set():
+            run = self.store.start(self.owner, self.clock())
+            if not run:
+                return
+            self.log("started", run=run.id, build=run.build, attempt=run.attempt, after=run.after)
+            self._working[pool.submit(self._run, run, builds.get(run.build), stop)] = run
+
+    def _run(self, run: Run, build: Build | None, stop: Flag) -> None:
+        outcome = self._outcome(run, build, stop)
+        again = self._again(run, outcome)
+        self.store.finish(run, outcome, self.clock(), again)
+        self.log("ended", run=run.id, build=run.build, state=outcome.state, error=outcome.error, again=again)
+        self.wake()
+
+    def _outcome(self, run: Run, build: Build | None, stop: Flag) -> Outcome:
+        if not build or build.error:
+            return Outcome(RunState.FAILED, 2, error=build.error if build else "no build file has this name any more")
+        try:
+            return self.runner.run(build, run, lambda step=None, changed=(): self._tell(run, step, changed), stop)
+        except PackerError as error:
+            return Outcome(RunState.FAILED, error.exit_code, error=" ".join(str(error).split()))
+        except Exception as error:  # noqa: BLE001 - a defect ends one run, and not the listener
+            self.log("defect", run=run.id, trace="".join(traceback.format_exception(error)))
+            return Outcome(RunState.FAILED, 1, error=f"a defect of packer: {type(error).__name__}: {error}"[:500])
+
+    def _tell(self, run: Run, step: Mapping[str, Any] | None, changed: Collection[str]) -> None:
+        self.store.tell(run.id, self.clock(), step=step, changed=tuple(changed))
+
+    def _again(self, run: Run, outcome: Outcome) -> float | None:
+        """When a run is repeated, if it is."""
+        if outcome.state is RunState.INTERRUPTED:
+            return self.clock()
+        if outcome.state is RunState.FAILED and outcome.code in AGAIN and run.attempt < self.config.retries.times:
+            return self.clock() + pause(run.attempt, self.config.retries)
+        return None

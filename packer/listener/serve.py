@@ -1,0 +1,150 @@
+"""The listener as a whole: its memory, its dispatcher and its server, from start to stop."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+from packer.listener.builds import Builds
+from packer.listener.config import Config, Hook, RunnerKind, Secret
+from packer.listener.dispatch import SILENCE, Dispatcher, Log
+from packer.listener.local import LocalRunner
+from packer.listener.runner import Runner
+from packer.listener.store import Store
+from registry.errors import UsageError
+from registry.events.trust import DEFAULTS, Proof, Shared, Trust
+
+
+def database(config: Config, environment: Mapping[str, str]) -> str:
+    """The URL of the database."""
+    if config.database:
+        return config.database.read(environment).decode()
+    config.state.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{config.state / 'listener.db'}"
+
+
+def serve(config: Config, environment: Mapping[str, str], log: Log, stop: Event) -> None:
+    """Take events and run builds until `stop` is set.
+
+    `UsageError` for a hook that nothing protects, a secret that is not there, or a state that another listener uses.
+    """
+    trusts, unguessable = trusts_of(config, environment), unguessable_of(config, environment)
+    password = config.login.password.read(environment) if config.login else None
+    host, port = config.address
+    from packer.listener.web.app import create_app
+    from packer.listener.web.server import Server
+
+    with alone(config), _opened(database(config, environment)) as store:
+        builds = Builds(config.builds)
+        dispatcher = Dispatcher(config, store, builds, _runner(config, environment), _owner(), log)
+        dispatcher.recover(dispatcher.clock() - (SILENCE if config.database else 0))
+        app = create_app(config, store, builds, trusts, unguessable, logs(config), password, dispatcher.wake)
+        server = Server(app, host, port)
+        with server.running() as listening:
+            log("listening", address=f"{host}:{listening}", builds=sorted(builds.read()))
+            worker = Thread(target=dispatcher.work, args=(stop,))
+            worker.start()
+            stop.wait()
+            log("stopping")
+        worker.join()
+    log("stopped")
+
+
+def logs(config: Config) -> Path:
+    """The folder of the runs' logs."""
+    return config.state / "runs"
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Store]:
+    store = Store(url)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def alone(config: Config) -> Iterator[None]:
+    """No other listener of this machine uses the same state; `UsageError` if one does."""
+    config.state.mkdir(parents=True, exist_ok=True)
+    with (config.state / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            hint = "stop it, or give this one another state: FOLDER"
+            raise UsageError("another listener uses this state", subject=str(config.state), hint=hint) from error
+        yield
+
+
+def _runner(config: Config, environment: Mapping[str, str]) -> Runner:
+    if config.runner is RunnerKind.TEKTON:
+        from packer.listener.tekton import TektonRunner
+
+        return TektonRunner(config.tekton, without_secrets(config, environment))
+    local = config.local
+    return LocalRunner(logs(config), without_secrets(config, environment), local.memory, local.timeout, config.grace)
+
+
+def _secrets(config: Config) -> Iterator[Secret]:
+    yield from (hook.secret for hook in config.sources if hook.secret)
+    if config.login:
+        yield config.login.password
+    if config.database:
+        yield config.database
+
+
+def without_secrets(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
+    """What builds get of the environment: not what protects the listener."""
+    names = {secret.from_env for secret in _secrets(config)}
+    return {name: value for name, value in environment.items() if name not in names}
+
+
+def trusts_of(config: Config, environment: Mapping[str, str]) -> dict[str, Trust | None]:
+    """What proves a sender, by path; None where nothing does, which must have been said."""
+    return {hook.path: _trust(hook, environment) for hook in config.sources}
+
+
+def _trust(hook: Hook, environment: Mapping[str, str]) -> Trust | None:
+    if hook.unguessable:
+        if not hook.secret:
+            hint = "secret: {from_env: NAME}; it becomes the last part of the path"
+            raise UsageError("a path that nobody guesses needs a secret", subject=hook.path, hint=hint)
+        return None
+    if hook.secret:
+        return _proof(hook).trust(hook.secret.read(environment), hook.secret.header)
+    if hook.insecure:
+        return None
+    hint = "secret: {from_env: NAME}" + ("" if DEFAULTS[hook.kind] else ", unguessable: true")
+    what = "nothing protects this path: whoever reaches it could start builds"
+    raise UsageError(
+        what, subject=f"sources: {hook.path}", hint=f"{hint}; or, where only the sender reaches it, insecure: true"
+    )
+
+
+def _proof(hook: Hook) -> Proof:
+    proof = DEFAULTS[hook.kind]
+    if proof:
+        return proof
+    assert hook.secret
+    if not hook.secret.header:
+        what = f"{hook.kind} sends no proof of its own"
+        hint = "unguessable: true, or secret: {header: NAME, ...} if something between adds one"
+        raise UsageError(what, subject=f"sources: {hook.path}", hint=hint)
+    return Proof(Shared, hook.secret.header)
+
+
+def unguessable_of(config: Config, environment: Mapping[str, str]) -> dict[str, bytes]:
+    """The secret parts of paths, by path."""
+    hooks = (hook for hook in config.sources if hook.unguessable and hook.secret)
+    return {hook.path: hook.secret.read(environment) for hook in hooks if hook.secret}
