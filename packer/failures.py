@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import errno
 
-from registry.errors import PackerError, SpaceError, TransferError
+from registry.errors import ModelError, PackerError, SpaceError, TransferError, UsageError
+
+REFUSED = 4
+"""The exit code of a gate that says no."""
+
+FINAL = frozenset((UsageError.exit_code, ModelError.exit_code, REFUSED))
+"""The exit codes of what ends in the same way however often it is tried."""
 
 
 def expected(error: Exception) -> Exception:

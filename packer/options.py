@@ -106,6 +106,13 @@ _RESULTS = (
         metavar="FILE",
         help="Append the same as NAME=VALUE lines to this file, as a GitHub step needs it ($GITHUB_OUTPUT).",
     ),
+    click.option(
+        "--refusal",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write the outcome to this file if it is exit 2, 3 or 4. If it is there, nothing is tried again: the same "
+        "exit at once, for services that try again whatever the exit was.",
+    ),
 )
 
 REMOTE_CODE = ("reject", "allow")

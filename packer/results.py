@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from formats.text import printable
+from packer.failures import FINAL, REFUSED
 from packer.watch import Listener
 from recipes.task import whole_file
 
@@ -37,12 +38,30 @@ LONGEST = 400
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """What a try was refused for: its exit code, and its outcome as `Places.write` takes it."""
+
+    exit_code: int
+    document: Mapping[str, Any]
+    values: Mapping[str, str]
+
+    @property
+    def why(self) -> str:
+        """In a few words."""
+        return str(self.document.get("what") or self.document.get("verdict"))
+
+
+@dataclass(frozen=True)
 class Places:
-    """Where the outcome goes: `file` gets the object, `folder` a file for each value, `lines` has them appended."""
+    """Where the outcome goes: `file` gets the object, `folder` a file for each value, `lines` has them appended.
+
+    `refusal` gets it only if another try would be refused too.
+    """
 
     file: Path | None = None
     folder: Path | None = None
     lines: Path | None = None
+    refusal: Path | None = None
 
     @property
     def any(self) -> bool:
@@ -57,8 +76,18 @@ class Places:
         if self.lines:
             self.lines.open("a").close()
 
+    def refused(self) -> Refusal | None:
+        """What a try before this one was refused for, if it was."""
+        if not (self.refusal and self.refusal.exists()):
+            return None
+        return Refusal(**json.loads(self.refusal.read_bytes()))
+
     def write(self, document: Mapping[str, Any], values: Mapping[str, str]) -> None:
         """Write the outcome to each place."""
+        code = REFUSED if document["event"] == "scorecard" else document.get("exit_code", 0)
+        if self.refusal and code in FINAL:
+            with whole_file(self.refusal) as scratch:
+                scratch.write_text(json.dumps(vars(Refusal(code, document, values)), ensure_ascii=False) + "\n")
         if self.file:
             with whole_file(self.file) as scratch:
                 scratch.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")

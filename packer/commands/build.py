@@ -120,7 +120,13 @@ def build(model: str, *, until: str, variant: tuple[str, ...], as_json: bool, **
     """
     from packer.results import Places
 
-    places = Places(flags.pop("result_file"), flags.pop("result_dir"), flags.pop("result_env"))
+    places = Places(*(flags.pop(name) for name in ("result_file", "result_dir", "result_env", "refusal")))
+    if before := places.refused():
+        note(f"this was refused before, and is not tried again: {before.why}")
+        places.write(before.document, before.values)
+        if as_json:
+            click.echo(json.dumps(before.document, ensure_ascii=False))
+        return before.exit_code
     places.ready()
     with _told(places, "", {}):
         builds = chosen(builds_of(model, flags), variant)

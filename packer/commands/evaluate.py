@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from packer.failures import REFUSED
 from packer.options import access, as_json, environment, evaluating, listener, reaching, work
 
 if TYPE_CHECKING:
     from packer.watch import Listener
-
-REFUSED = 4
-"""The exit code of a gate that says no."""
 
 
 @click.command(short_help="Measure what a model lost against its baseline.")

@@ -141,3 +141,13 @@ def test_a_failure_ends_the_run(image: Packer, registry: Server, tmp_path: Path)
     done = cluster.create(run)
     assert [(task.task, task.codes) for task in done.tasks] == [("fetch", [5, 5, 5])]
     assert "tekton/none" in done.tasks[0].logs[0]
+
+
+def test_what_is_refused_is_not_done_again(image: Packer, source: str, registry: Server, tmp_path: Path) -> None:
+    """Tekton tries it three times, whatever the exit was; packer does once, in each run anew."""
+    text = f"source: {source}\nquantize: onnx-int8-dynamic\npublish: {{to: '{registry.address}/tekton/refused:v1'}}\n"
+    cluster, run = applied(tmp_path, image, text)
+    for _ in range(2):
+        fetch, quantize = cluster.create(run).tasks
+        assert (fetch.codes, quantize.codes) == ([0], [2, 2, 2])
+        assert ["is not tried again" in log for log in quantize.logs] == [False, True, True]

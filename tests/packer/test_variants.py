@@ -9,11 +9,11 @@ import pytest
 
 from packer.buildfile import read_builds, with_variant
 from packer.commands.build import builds_of
-from packer.results import LONGEST, NAMES, hints, values
+from packer.results import LONGEST, NAMES, Places, hints, values
 from registry.errors import UsageError
 from tests.parts import tiny
 from tests.parts.command import events, packer, release
-from tests.parts.servers import Server
+from tests.parts.servers import Server, reserved_port
 
 FILE = """
 source: ./model
@@ -152,6 +152,39 @@ def test_an_error_is_a_result(folder: Path) -> None:
     document = json.loads((folder / "r").read_text())
     assert (document["event"], "config.json" in json.dumps(document)) == ("error", True)
     assert (folder / "IMAGE_DIGEST").read_text() == ""
+
+
+def test_what_was_refused_is_not_tried_again(folder: Path) -> None:
+    """The same exit at once, and the same outcome, though the model is another one by now; another kind is tried."""
+    kept = (folder / "model/config.json").read_text()
+    (folder / "model/config.json").write_text("{")
+    flags = ("--to", f"oci:{folder}/out:v1", "--base", "none", "--refusal", folder / "a/refusal")
+    first = packer("build", folder / "model", *flags, "--result-file", folder / "first", check=False)
+    assert (first.returncode, "not tried again" in first.stderr) == (3, False)
+    (folder / "model/config.json").write_text(kept)
+    again = packer("build", folder / "model", *flags, "--result-file", folder / "again", "--json", check=False)
+    assert (again.returncode, "refused before, and is not tried again" in again.stderr) == (3, True)
+    assert (folder / "again").read_text() == (folder / "first").read_text()
+    assert json.loads(again.stdout) == json.loads((folder / "first").read_text())
+    assert packer("build", folder / "model", *flags[:-1], folder / "another").returncode == 0
+    assert not (folder / "another").exists()
+
+
+def test_what_may_pass_is_tried_again(folder: Path) -> None:
+    """A registry that does not answer: nothing is noted."""
+    with reserved_port() as port:
+        flags = ("--to", f"127.0.0.1:{port}/none:v1", "--base", "none", "--refusal", folder / "refusal")
+        assert packer("build", folder / "model", *flags, check=False).returncode == 5
+    assert not (folder / "refusal").exists()
+
+
+def test_a_scorecard_that_says_no_is_a_refusal(folder: Path) -> None:
+    places = Places(refusal=folder / "refusal")
+    places.write({"event": "release"}, {})
+    assert places.refused() is None
+    places.write({"event": "scorecard", "verdict": "lost"}, {"VERDICT": "lost"})
+    before = places.refused()
+    assert before and (before.exit_code, before.why, before.values) == (4, "lost", {"VERDICT": "lost"})
 
 
 def test_a_commit_is_told_as_chains_reads_it() -> None:

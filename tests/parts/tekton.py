@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -144,6 +145,7 @@ class Cluster:
         params = _filled(spec["params"], given)
         assert {each["name"] for each in spec["workspaces"] if not each.get("optional")} <= spaces.keys()
         known: dict[str, Any] = {f"params.{name}": value for name, value in params.items()}
+        known["context.taskRun.uid"] = str(uuid4())  # one for all tries
         for each in spec["workspaces"]:
             path = spaces.get(each["name"])
             known[f"workspaces.{each['name']}.path"] = f"/workspace/{each['name']}" if path else ""

@@ -12,6 +12,11 @@ from containers.ci.tekton.plan import STAGES, Document, Plan
 RESULTS = "/tekton/results"
 """Where Tekton looks for the results of a step."""
 
+REFUSAL = "$(workspaces.cache.path)/refusals/$(context.taskRun.uid)"
+"""Where a step notes that another try is of no use: Tekton tries a task again whatever its exit was. All its tries are
+one TaskRun, and what lies on the volume outlasts them.
+"""
+
 UNTIL = {"fetch": "shard", "quantize": "quantize", "evaluate": "evaluate", "publish": "publish"}
 """How far `packer build` goes in each task."""
 
@@ -128,7 +133,7 @@ def _arguments(plan: Plan, stage: str) -> list[str]:
         words += ["--variant", "$(params.variant)"]
     if plan.reports and stage in ("evaluate", "publish"):
         words += ["--report", "$(workspaces.cache.path)/report"]
-    return [*words, "--result-dir", RESULTS]
+    return [*words, "--result-dir", RESULTS, "--refusal", REFUSAL]
 
 
 def _environment(plan: Plan) -> list[Document]:
