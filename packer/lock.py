@@ -98,6 +98,19 @@ def _changes(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> Iterato
             yield Change(kind, before.get(kind), after.get(kind))
 
 
+_INPUTS = TypeAdapter(Mapping[str, Entry])
+
+
+def to_json(inputs: Mapping[str, Entry]) -> dict[str, Any]:
+    """Inputs as a JSON object."""
+    return {kind: asdict(inputs[kind]) for kind in sorted(inputs)}
+
+
+def from_json(document: object) -> Mapping[str, Entry]:
+    """The inputs in what `to_json` made; `ValueError` if they are not."""
+    return _INPUTS.validate_python(document)
+
+
 @checked(frozen=True, config=_STRICT)
 class Lock:
     """The releases of a build file, by the names of its variants."""

@@ -73,15 +73,18 @@ def _is_changed(
 ) -> bool:
     """Whether anything differs from the lock, which is told."""
     from packer.inputs import current, pinned
+    from packer.lock import to_json
     from packer.plan import resolve
     from packer.rebuild import differences
 
     reach = access(dict(flags), note)
     build, inputs = pinned(resolve(file, STAGES[-1], work(), reach, environment()), file, path.parent)
-    found = differences(build, current(inputs, locked.inputs if locked else {}), locked)
+    now = current(inputs, locked.inputs if locked else {})
+    found = differences(build, now, locked)
     if as_json:
         changed = [change.to_json() for change in found]
-        click.echo(json.dumps({"event": "check", "variant": name, "changed": changed}, ensure_ascii=False))
+        document = {"event": "check", "variant": name, "changed": changed, "inputs": to_json(now)}
+        click.echo(json.dumps(document, ensure_ascii=False))
     else:
         said = ("changed" if locked else "never built") if found else "up to date"
         click.echo("\n".join([f"{name or path.name}: {said}", *(f"  {change}" for change in found)]))

@@ -71,7 +71,9 @@ def test_nothing_changed_and_nothing_runs(place: Place) -> None:
     assert (code, told[-1]["event"], told[-1]["changed"]) == (0, "release", True)
     lock = place.file.with_suffix(".lock").read_bytes()
     assert place.changed() == {}
-    assert [one["event"] for one in place.rebuild()[1]] == ["check"]
+    (checked,) = place.rebuild()[1]
+    assert checked["event"] == "check"
+    assert checked["inputs"] == json.loads(lock)["builds"][""]["inputs"]
     assert place.file.with_suffix(".lock").read_bytes() == lock
     assert str(place.folder) not in lock.decode()
 
