@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from packer.progress import human
 from packer.sources import ArtifactSource
 from packer.watch import Counted, Listener, facts, size_of, watched, watched_result
 from recipes.evaluation.evaluate import Evaluated, Evaluation
+from recipes.evaluation.report.words import duration
 from recipes.quantize import Quantization, Quantized
 from recipes.task import Step
 from registry.descriptor import Descriptor
@@ -46,7 +48,7 @@ class _Steps:
 
     def __init__(self, listener: Listener) -> None:
         self._listener, self._done, self._told = listener, 0, time.monotonic()
-        self._first, self._last = _Moment(0, time.monotonic()), 0
+        self._first, self._last, self._part = _Moment(0, time.monotonic()), 0, ""
 
     def __call__(self, what: Step | str) -> None:
         if isinstance(what, str):
@@ -55,9 +57,10 @@ class _Steps:
         if what.unit == "bytes":
             self._listener.advanced(what.done - self._done)
             self._done = what.done
-        if what.unit != "bytes" and (what.done <= self._last or not self._last):  # another child has begun
+        is_another = what.done <= self._last or not self._last or what.part != self._part
+        if what.unit != "bytes" and is_another:  # a child has begun
             self._first = _Moment(what.done, time.monotonic())
-        self._last = what.done
+        self._last, self._part = what.done, what.part
         if time.monotonic() - self._told >= _PAUSE:
             self._told = time.monotonic()
             self._listener.noted(_in_words(what, self._first))
@@ -75,16 +78,24 @@ class _Moment(NamedTuple):
 
 
 def _in_words(step: Step, first: _Moment) -> str:
-    """Such as `12 of 30 layers, about 40 s left; at most 1.2 GiB of memory`."""
+    """Such as `candidate: 12 of 30 passages, about 40 s left; at most 1.2 GiB of memory`."""
     size = human if step.unit == "bytes" else str
     since = step.done - first.done
     pace = (time.monotonic() - first.time) / since if since else 0.0
-    left = f", about {pace * (step.total - step.done):.0f} s left" if pace else ""
+    limit = math.inf if step.seconds is None else step.seconds
+    left = f", {_left(pace * (step.total - step.done), limit)} left" if pace else ""
+    part = f"{step.part}: " if step.part else ""
     memory = f"; at most {human(step.host)} of memory" if step.host else ""
     device = f", {human(step.device)} on the GPU" if step.device else ""
     unit = "" if step.unit == "bytes" else f" {step.unit}"
     known = f"; {step.name}" if step.name and step.unit in ("passages", "items") else ""
-    return f"{size(step.done)} of {size(step.total)}{unit}{left}{memory}{device}{known}"
+    return f"{part}{size(step.done)} of {size(step.total)}{unit}{left}{known}{memory}{device}"
+
+
+def _left(seconds: float, limit: float) -> str:
+    """How long it goes on, and if it is ended before, that."""
+    about = f"about {duration(seconds)}" if seconds <= limit else f"at most {duration(limit)}, when time is up,"
+    return about.replace("\u00a0", " ")
 
 
 @size_of.register

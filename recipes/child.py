@@ -59,6 +59,7 @@ _FIXED = {
     "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "LLM_COMPRESSOR_LOG_DISABLED": "true",
+    "OMP_WAIT_POLICY": "passive",  # threads that wait by turning in circles make a busy machine ten times slower
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONWARNINGS": "ignore",
     "TOKENIZERS_PARALLELISM": "false",

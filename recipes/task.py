@@ -69,7 +69,8 @@ class Module:
 class Step:
     """Progress: `done` of `total` `unit`s, the last one being `name`.
 
-    `host` and `device` are the bytes of memory that were used at most until now; an engine need not fill them in.
+    `host` and `device` are the bytes of memory that were used at most until now; an engine need not fill them in. Who
+    runs several children says of which `part` of the work this is, and how many `seconds` it may take at most from now.
     """
 
     done: int
@@ -78,6 +79,8 @@ class Step:
     name: str
     host: int = 0
     device: int = 0
+    part: str = ""
+    seconds: float | None = None
 
 
 Tell = Callable[[Step | str], None]

@@ -57,10 +57,14 @@ def find_devices(wanted: str) -> list[Device]:
     return there
 
 
-def announce(devices: Sequence[Device], how: str, work: float) -> str:
-    """Where it is done and how; on a CPU also about how long, from the seconds of `work` of one core."""
+def announce(devices: Sequence[Device], how: str, work: float | None = None) -> str:
+    """Where it is done and how; on a CPU also about how long, from the seconds of `work` of one core, if these are
+    known.
+    """
     if devices[0].is_gpu:
         return f"{len(devices)} x {devices[0].title}, {how}"
+    if work is None:
+        return f"no GPU is used: {devices[0].title}, {how}"
     seconds = STARTING + work / processors()
     about = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
     return f"no GPU is used: {devices[0].title}, {how}; about {about}"

@@ -38,7 +38,7 @@ from recipes.evaluation.suite import Kind, Suite
 from recipes.fit import files_of
 from recipes.quantize import Workplace, untold
 from recipes.result import with_card
-from recipes.task import PARTIAL, Task, Tell, whole_file
+from recipes.task import PARTIAL, Step, Task, Tell, whole_file
 from recipes.workshop import Workshop
 from registry.descriptor import digest_of
 from registry.errors import ModelError, SpaceError, UsageError
@@ -173,7 +173,7 @@ class _Evaluating:
                 return self._evaluated(tasks)
 
     def _evaluated(self, tasks: tuple[Task, Task]) -> Evaluated:
-        sides = self._side(tasks[0]), self._side(tasks[1])
+        sides = self._side("baseline", tasks[0]), self._side("candidate", tasks[1])
         facts = self._facts(sides[0])
         rounds = self._rounds(sides, facts)
         stopped = rounds.run()
@@ -230,8 +230,8 @@ class _Evaluating:
             max_length=self.how.suite.window,
         )
 
-    def _side(self, task: Task) -> Side:
-        return Side(task, passage if self.how.samples else results)
+    def _side(self, name: str, task: Task) -> Side:
+        return Side(name, task, passage if self.how.samples else results)
 
     def _facts(self, side: Side) -> dict[str, Any]:
         """What is known of the suite once the baseline's tokenizer, or lm-eval, has read it; remembered."""
@@ -252,15 +252,14 @@ class _Evaluating:
             units = units if how.gate.undecided is Undecided.EXTEND else min(how.suite.passages, units)
             if units < LEAST:
                 raise too_small(how, units, LEAST)
-            reader, least, items = Passages(*folders, how.suite.gate), LEAST, units
+            reader, least = Passages(*folders, how.suite.gate), LEAST
             after.task = with_settings(after.task, against=str(folders[0]))
         else:
             is_less_better = frozenset(task for task, higher in facts["higher_is_better"].items() if not higher)
             reader, least = Answers(*folders, facts["metrics"], is_less_better), self._least(facts)
-            items = sum(facts["items"].values())
             if how.endpoint:
                 after.task = with_settings(after.task, endpoint={"url": how.endpoint, "model": None})
-        return Rounds(before, after, reader, how.gate, units, least, how.place.environment, how.tell, self.clock, items)
+        return Rounds(before, after, reader, how.gate, units, least, how.place.environment, how.tell, self.clock)
 
     def _least(self, facts: Mapping[str, Any]) -> int:
         """Files of items below which nothing is known; `UsageError` if there are fewer items of a task."""
@@ -279,14 +278,18 @@ class _Evaluating:
             return ()
         path = after.target / _WEIGHTS
         if not path.exists():
+            self.how.tell("weights of both for the report: how far they are from each other")
             settings = {"against": str(before.source), "files": before.files}
             task = replace(after, engine="compressed-tensors", settings=settings, device="cpu")
             try:
-                _write(path, dict(run_child(task, self.how.place.environment, self.how.tell).done.facts))
+                _write(path, dict(run_child(task, self.how.place.environment, self._of_weights).done.facts))
             except (ModelError, SpaceError) as error:  # the report shows less
                 self.how.tell(f"the errors of the weights are not known: {error.what} ({error.found})")
                 return ()
         return tuple(WeightError(*each) for each in json.loads(path.read_bytes())["errors"])
+
+    def _of_weights(self, what: Step | str) -> None:
+        self.how.tell(replace(what, part="weights for the report") if isinstance(what, Step) else what)
 
 
 def _workshop(folder: Path, known: Mapping[str, Any]) -> Workshop:

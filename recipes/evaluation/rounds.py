@@ -59,11 +59,13 @@ class Reader(Protocol):
 
 @dataclass
 class Side:
-    """One of the two models as it is run: how, in which folder, and the memory that it took at most, in bytes.
+    """One of the two models as it is run: which it is, how, in which folder, and the memory that it took at most, in
+    bytes.
 
     Of one that `is_known` what children note has been told.
     """
 
+    name: str
     task: Task
     path: Callable[[Path, int], Path]
     memory: int = 0
@@ -82,8 +84,6 @@ class _Enough(Exception):  # noqa: N818 - it is none
 class Rounds:
     """One evaluation as it goes on. `units` are those that may be used, `least` those without which nothing is known.
 
-    `items` is how many steps children take for all units: a unit of passages is one, one of tasks has several items.
-
     `curve` has the samples, and the gated metrics, of each look.
     """
 
@@ -96,7 +96,6 @@ class Rounds:
     environment: Mapping[str, str]
     tell: Tell
     began: float
-    items: int
     crash: str = ""
     verdict: Verdict = Verdict.UNDECIDED
     curve: list[tuple[int, tuple[Metric, ...]]] = field(default_factory=list)
@@ -138,12 +137,17 @@ class Rounds:
         if side.whole(last) == last:
             return
 
+        late = time.monotonic() + seconds
+
         def told(what: Step | str) -> None:
             if isinstance(what, Step):
                 side.memory = max(side.memory, what.device or what.host)
-                what = replace(what, total=self.items, name=self._in_words())
+                left = max(late - time.monotonic(), 0.0)
+                what = replace(what, name=self._in_words(last), part=side.name, seconds=left)
             elif side.is_known:  # the same note again, from another child
                 return
+            else:
+                what = f"{side.name}: {what}"
             self.tell(what)
             if is_enough():
                 raise _Enough
@@ -184,10 +188,10 @@ class Rounds:
         """Seconds of the budget that are left."""
         return self.began + self.gate.budget - time.monotonic()
 
-    def _in_words(self) -> str:
-        """What is known so far."""
+    def _in_words(self, last: int) -> str:
+        """What is known so far; where that is nothing, whether this round is the last."""
         if not self.curve:
-            return ""
+            return "more if these do not decide" if last < self.units else ""
         worst = min(self.curve[-1][1], key=lambda one: one.retention.low)
         ends = (worst.retention.estimate, worst.retention.low, worst.retention.high)
         keeps, low, high = (f"{100 * end:.1f} %" for end in ends)

@@ -120,3 +120,9 @@ def torch(names: list[str], used: list[int], *, begun: bool = True) -> SimpleNam
 def test_what_computed(there: object, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", there)
     assert _kind_of_device() == kind
+
+
+def test_threads_of_a_child_wait_asleep() -> None:
+    """Those that turn in circles keep others from working: on a busy machine a passage took ten times as long."""
+    task = Task("transformers", {}, Path("/"), Path("/"), ())
+    assert _environment(task, {"OMP_WAIT_POLICY": "active"})["OMP_WAIT_POLICY"] == "passive"

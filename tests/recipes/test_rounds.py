@@ -48,13 +48,20 @@ class Children:
         return Answer(Done({}, ()), 1.0, 0, 0, 0, "cpu")
 
 
-def rounds(folder: Path, monkeypatch: pytest.MonkeyPatch, children: Children, budget: float = 1000.0) -> Rounds:
+def rounds(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    children: Children,
+    budget: float = 1000.0,
+    told: list[Any] | None = None,
+) -> Rounds:
+    told = [] if told is None else told
     monkeypatch.setattr(module, "run_child", children)
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     before, after = folder / "baseline", folder / "candidate"
     for place in (before, after):
         place.mkdir(exist_ok=True)
-    sides = [Side(Task("tasks", {}, folder, place, ()), results) for place in (before, after)]
+    sides = [Side(place.name, Task("tasks", {}, folder, place, ()), results) for place in (before, after)]
     reader = Answers(before, after, {"t": "acc"})
     return Rounds(
         sides[0],
@@ -64,9 +71,8 @@ def rounds(folder: Path, monkeypatch: pytest.MonkeyPatch, children: Children, bu
         UNITS,
         LEAST,
         {},
-        lambda _: None,
+        told.append,
         0.0,
-        ITEMS * UNITS,
     )
 
 
@@ -130,3 +136,17 @@ def test_a_child_that_is_overdue_leaves_it_undecided(tmp_path: Path, monkeypatch
 
     one = rounds(tmp_path, monkeypatch, Children(hang, right))
     assert (one.run(), one.verdict) == (LATE, Verdict.UNDECIDED)
+
+
+def test_what_is_told_says_of_which_model_in_which_time_and_what_may_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of both as far as the round goes: 8 of 30 units, since these may suffice."""
+    told: list[Any] = []
+    rounds(tmp_path, monkeypatch, Children(nothing, right), budget=100.0, told=told).run()
+    steps = [one for one in told if isinstance(one, Step)]
+    assert {(one.part, one.total, one.seconds) for one in steps} == {
+        ("baseline", LEAST, 50.0),
+        ("candidate", LEAST, 100.0),
+    }
+    assert {one.name for one in steps} == {"more if these do not decide"}

@@ -39,9 +39,6 @@ _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _SILENT = 4
 """onnxruntime's severity `fatal`: what matters it raises as well."""
 
-_SPEED = 50e9
-"""Bytes of weights times tokens that one core works through in a second, roughly."""
-
 _FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -119,9 +116,8 @@ def _feeds(samples: Samples, name: str, left: Sequence[int]) -> dict[int, dict[s
 
 def _announced(feeds: Mapping[int, Mapping[str, Any]], task: Task) -> str:
     tokens = sum(feed["input_ids"].size for feed in feeds.values())
-    size = sum((task.source / name).stat().st_size for name in task.files)
     device = Device("cuda", "a GPU") if _providers(task.device)[0] == _CUDA else _cpu()
-    return announce([device], f"{tokens} tokens", tokens * size / _SPEED)
+    return announce([device], f"{len(feeds)} passages with {tokens} tokens")
 
 
 def _cpu() -> Device:

@@ -31,9 +31,6 @@ BACKENDS = {
 OTHER_TOKENS = "the candidate splits a text into other tokens than the baseline"
 """Why a passage cannot be compared."""
 
-_SPEED = 25e9
-"""Bytes of weights times tokens that one core works through in a second, roughly."""
-
 _ROWS = 64
 """Positions whose probabilities are in memory at once, in float64."""
 
@@ -90,10 +87,11 @@ def unmeasured(task: Task, units: int) -> list[int]:
 
 
 def announced(task: Task, rows: Sequence[Sequence[int]], devices: Sequence[Device]) -> str:
-    """What is said before a language model goes through the rows of a task."""
-    tokens = sum(map(len, rows[task.settings["first"] : task.settings["last"]]))
-    size = sum((task.source / name).stat().st_size for name in task.files)
-    return announce(devices, f"{tokens} tokens", tokens * size / _SPEED)
+    """What is said before a language model goes through the rows of a task: how long it takes is known when it has gone
+    through some.
+    """
+    left = unmeasured(task, len(rows))
+    return announce(devices, f"{len(left)} passages with {sum(len(rows[at]) for at in left)} tokens")
 
 
 def passage(folder: Path, at: int) -> Path:

@@ -39,8 +39,7 @@ def _local(task: Task, now: Sequence[Any], known: Sequence[Any], tell: Tell) -> 
     from lm_eval.models.huggingface import HFLM
 
     devices = find_devices(task.device)
-    size = sum((task.source / name).stat().st_size for name in task.files)
-    tell(announce(devices, f"{len(now)} requests", sum(map(_length, now)) / _CHARACTERS * size / 25e9))
+    tell(announce(devices, f"{len(now)} requests"))
     with loading("config.json", NO_OTHER):
         return HFLM(
             pretrained=str(task.source),
