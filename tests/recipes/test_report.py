@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,14 +82,12 @@ def card(low: float, high: float, retain: float = 0.9, *, needed: int = 0) -> Sc
         baseline=21.4375,
         candidate=21.4375 / kept.estimate,
         retention=kept,
-        method="empirical Bernstein confidence sequence",
+        method="asymptotic",
         is_gated=True,
         verdict=gate.judge(kept),
     )
     agreement = Interval(0.897, 0.9051, 0.913)
-    agreed = replace(
-        perplexity, name="top-1 agreement", baseline=1, candidate=0.9051, retention=agreement, is_gated=False
-    )
+    agreed = replace(perplexity, name="agreement", baseline=1, candidate=0.9051, retention=agreement, is_gated=False)
     return Scorecard(
         verdict=gate.judge(kept),
         gate=gate,
@@ -353,7 +352,7 @@ def test_the_verdict_is_one_line_in_plain_words(name: str, line: str) -> None:
         ({"name": "", "url": "", "recipe": ""}, HEADLINE, "The candidate against its baseline"),
     ],
 )
-def test_the_title_says_something_whatever_is_known_of_the_model(known: dict[str, str], title: str, who: str) -> None:
+def test_the_title_says_something_whatever_is_known_of_the_model(known: dict[str, Any], title: str, who: str) -> None:
     models = (replace(model, url="hf://acme/fast") for model in (RETAINED.candidate, RETAINED.baseline))
     candidate, baseline = (replace(model, **known) for model in models)
     page = render(replace(RETAINED, candidate=candidate, baseline=baseline), NOTHING)
@@ -445,6 +444,32 @@ def test_hostile_texts_are_seen_and_do_nothing() -> None:
     assert "and 44 more passages" in text and "and 5,700 more tokens" in text and "and 3,988 more files" in text
 
 
+def test_a_number_is_rounded_in_one_way() -> None:
+    """An agreement that counts has an interval of a confidence of its own, and that one alone is shown."""
+    wide = Interval(0.8812, 0.9051, 0.9285)
+    metrics = (RETAINED.metrics[0], replace(RETAINED.metrics[1], retention=wide, is_gated=True))
+    text = Reader(render(replace(RETAINED, metrics=metrics), CASES["retained"][1])).text.replace("\u00a0", " ")
+    assert text.count("88.1 to 92.9 %") == 2 and "89.7" not in text
+    assert not re.search(r"0\.90|(?<!\d)0\.9051|90\.51", text) and text.count("90.5 %") >= 3
+    assert "2 metrics are gated: each has 97.5 %, which makes 95 % for all of them together" in text
+    assert "gated: each" not in Reader(report("retained")).text
+
+
+def test_an_interval_is_explained_in_plain_words() -> None:
+    for method, words in (("asymptotic", "good from 32 of them"), ("betting", "exact for any number")):
+        shown = replace(RETAINED, metrics=(replace(RETAINED.metrics[0], method=method),))
+        text = Reader(render(shown, NOTHING)).text
+        assert f"Method: {method} (" in text and words in text and "docs/evaluation.md" in text
+    assert "## The interval" in (ROOT / "docs/evaluation.md").read_text()
+
+
+def test_no_figure_stands_beside_nothing() -> None:
+    shown, more = CASES["retained"]
+    once = Reader(render(shown, replace(more, curve=more.curve[:1]))).text
+    assert "How to read it" in once and "How the interval narrowed" not in once
+    assert "How to read it" not in Reader(report("retained")).text
+
+
 def test_figures_say_what_they_show() -> None:
     figures = [attributes for tag, attributes in Reader(report("retained")).elements if tag == "svg"]
     assert len(figures) == 5
@@ -462,7 +487,18 @@ def test_a_model_against_itself_has_a_page_without_a_histogram() -> None:
     reader = Reader(render(itself, zeros))
     assert "perplexity keeps 100.0 % of the baseline (at least 100.0 %" in reader.text
     assert "0 nats (0 to 0)" in reader.text
-    assert len([tag for tag, _ in reader.elements if tag == "svg"]) == 3
+    assert "Both predict the same at all 500 tokens." in reader.text
+    assert len([tag for tag, _ in reader.elements if tag == "svg"]) == 2
+
+
+def test_tokens_that_are_left_out_of_the_histogram_are_told() -> None:
+    few = replace(NOTHING, divergence=np.array([0.0, 1e-9, 2e-5, *np.geomspace(0.01, 0.9, 997)]))
+    text = Reader(render(RETAINED, few)).text.replace("\u00a0", " ")
+    assert "Left out: 3 tokens (0.3 %) below 0.01, which hardly differ." in text
+    assert "each mark on the axis is 10 times the one before" in text
+    wide = replace(NOTHING, divergence=np.geomspace(1e-6, 100, 1000))
+    text = Reader(render(RETAINED, wide)).text
+    assert "Left out" not in text and "each mark on the axis is 100 times the one before" in text
 
 
 def test_what_is_no_number_is_said_to_be_none() -> None:
@@ -557,6 +593,20 @@ LOOKS = """
     return (bright + 0.05) / (dark + 0.05);
 })
 """
+CUT = """
+[...document.querySelectorAll('.verdict, .cards td, .cards tbody th')].filter(element => {
+    const box = element.getBoundingClientRect(), frame = element.closest('.wide').getBoundingClientRect();
+    return !box.width || box.left < frame.left - 1 || box.right > frame.right + 1;
+}).map(element => element.outerHTML.slice(0, 80))
+"""
+OVERLAPS = """
+[...document.querySelectorAll('svg')].flatMap(figure => {
+    const texts = [...figure.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
+    return texts.flatMap(([one, a], index) => texts.slice(index + 1).filter(([, b]) =>
+        Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.5).map(([other]) => `${one} / ${other}`));
+})
+"""
 BEYOND = """
 [...document.querySelectorAll('body *')].filter(element => !element.closest('.wide, .passages, svg')
     && element.getBoundingClientRect().right > innerWidth + 1).map(element => element.outerHTML.slice(0, 80))
@@ -569,7 +619,7 @@ INKS = """
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, 360])
 def test_a_browser_shows_it_wide_and_narrow_in_light_and_dark(
     chromium: Browser, tmp_path: Path, name: str, width: int
 ) -> None:
@@ -582,6 +632,8 @@ def test_a_browser_shows_it_wide_and_narrow_in_light_and_dark(
         chromium.show(page, width, is_dark=is_dark)
         assert chromium.value("document.documentElement.scrollWidth") == chromium.value("innerWidth") == width
         assert chromium.value(BEYOND) == []
+        assert chromium.value(CUT) == [], "a part of a table that one sees by scrolling alone"
+        assert chromium.value(OVERLAPS) == [], "texts of a figure that lie on each other"
         assert min(chromium.value(LOOKS)) >= 4.5, "text that is hard to read"
         seen[scheme] = chromium.value("getComputedStyle(document.body).backgroundColor"), set(chromium.value(INKS))
     assert seen["light"][0] != seen["dark"][0]

@@ -14,7 +14,7 @@ import numpy as np
 
 from recipes.evaluation.details import Details, Item, Size, WeightError
 from recipes.evaluation.report import modules, passages, plots, verdict, words
-from recipes.evaluation.scorecard import Metric, Party, Scorecard
+from recipes.evaluation.scorecard import Divergence, Metric, Party, Scorecard
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,6 +27,7 @@ MAX_MODULES = 8
 _FOLDER = Path(__file__).parent
 _SIGNS = {"retained": "✓", "lost": "✕", "undecided": "?"}
 _ABSENT = "\u2013"
+_NO_BREAK = "\u00a0"
 _CODE = re.compile("`([^`]*)`")
 
 
@@ -39,6 +40,17 @@ class Row:
     after: str
     change: str = ""
     bars: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric and its numbers in words, each rounded as everywhere on the page."""
+
+    metric: Metric
+    retained: str
+    interval: str
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,8 @@ def render(scorecard: Scorecard, details: Details) -> str:
         steps=verdict.next_steps(scorecard, details),
         tiles=tuple(_tiles(scorecard, details)),
         metrics=tuple(_metrics(scorecard)),
-        methods=_methods(scorecard.metrics),
+        sureness=tuple(verdict.sureness(scorecard)),
+        agreed=None if _agreement(scorecard) else _agreed,
         passages=tuple(passages.shown(details.passages)),
         levels=passages.LEVELS,
         items=sorted(details.items, key=_has_won)[:MAX_ITEMS],
@@ -137,15 +150,15 @@ def _icon(card: Scorecard) -> str:
 
 def _tiles(card: Scorecard, details: Details) -> Iterator[Tile]:
     if (metric := verdict.deciding(card)) is not None:
-        digits = words.digits(metric.retention, card.gate.retain)
-        note = f"{words.between(metric.retention, digits)}; asked for: {words.threshold(card.gate.retain)}"
-        yield Tile(f"{metric.name} retained", words.percent(metric.retention.estimate, digits), note)
+        kept, span = _kept(metric, card)
+        note = f"{span}; asked for: {words.threshold(card.gate.retain)}"
+        yield Tile(f"{metric.name} retained", kept, note)
     if (far := card.divergence) is not None:
-        note = f"of the likeliest token; {words.between(far.agreement, 1)}"
-        yield Tile("Agreement", words.percent(far.agreement.estimate), note)
-        yield Tile(
-            "KL divergence", words.nats(far.mean.estimate), f"nats per token on average; p99 {words.nats(far.p99)}"
-        )
+        if not metric or metric is not _agreement(card):
+            share, span = _agreed(card, far)
+            yield Tile("Agreement", share, f"of the likeliest token; {span}")
+        note = f"nats per token on average; 99{_NO_BREAK}% of the tokens below {words.nats(far.p99)}"
+        yield Tile("KL divergence", words.nats(far.mean.estimate), note)
     before, after = _weights(details.before, card.baseline), _weights(details.after, card.candidate)
     if before and after:
         yield Tile(
@@ -153,15 +166,30 @@ def _tiles(card: Scorecard, details: Details) -> Iterator[Tile]:
         )
 
 
-def _metrics(card: Scorecard) -> Iterator[tuple[Metric, str, str]]:
+def _metrics(card: Scorecard) -> Iterator[Measured]:
     for metric in card.metrics[:MAX_METRICS]:
-        digits = words.digits(metric.retention, card.gate.retain)
-        kept = words.percent(metric.retention.estimate, digits)
-        yield metric, kept, words.between(metric.retention, digits)
+        before, after = words.measured(metric.name, metric.baseline, metric.candidate)
+        yield Measured(metric, *_kept(metric, card), before, after)
 
 
-def _methods(metrics: tuple[Metric, ...]) -> list[str]:
-    return list(dict.fromkeys(metric.method for metric in metrics[:MAX_METRICS] if metric.method))
+def _kept(metric: Metric, card: Scorecard) -> tuple[str, str]:
+    """What is retained, and between what: with the same digits wherever it stands."""
+    digits = words.digits(metric.retention, card.gate.retain)
+    return words.percent(metric.retention.estimate, digits), words.between(metric.retention, digits)
+
+
+def _agreement(card: Scorecard) -> Metric | None:
+    """The metric that is the agreement, if it is one."""
+    return next((one for one in card.metrics if one.name == "agreement"), None)
+
+
+def _agreed(card: Scorecard, far: Divergence) -> tuple[str, str]:
+    """The share of tokens for which both models agree: as a metric, if it is one, since one that counts has an interval
+    of another confidence.
+    """
+    if (metric := _agreement(card)) is not None:
+        return _kept(metric, card)
+    return words.percent(far.agreement.estimate), words.between(far.agreement, 1)
 
 
 def _has_won(item: Item) -> bool:

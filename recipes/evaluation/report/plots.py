@@ -20,7 +20,10 @@ NOTHING = 1e-6
 
 MAX_ROWS = 12
 _BARS = 36
-_POSITIONS = 64
+_LOWEST = 0.005
+"""The share of the divergences for which no axis is made longer: the smallest of them."""
+
+_POSITIONS = 20
 _LOOKS = 200
 _SHADES = 12
 _COLOURS = {Verdict.RETAINED: GOOD, Verdict.LOST: BAD, Verdict.UNDECIDED: UNKNOWN}
@@ -93,31 +96,28 @@ def curve(looks: Sequence[tuple[int, float, float, float]], retain: float, units
     return drawing.draw("curve", label, 2.7, paint)
 
 
-def histogram(divergence: Floats) -> str:
-    """The divergence of all tokens, on a logarithmic axis with a bar for those that have none."""
+def histogram(divergence: Floats) -> Figure:
+    """The divergence of the tokens, on a logarithmic axis that begins where nearly all of them are."""
     known = divergence[np.isfinite(divergence)]
     some = known[known >= NOTHING]
     if not some.size:
-        return ""
-    edges = np.geomspace(_decade(some.min(), down=True), _decade(some.max(), down=False), _BARS + 1)
+        return Figure("", "")
+    edges = np.geomspace(_decade(np.quantile(some, _LOWEST), down=True), _decade(some.max(), down=False), _BARS + 1)
     shares = np.histogram(some, edges)[0] / known.size
-    none = 1 - some.size / known.size
+    ticks = _decades(edges[0], edges[-1])
+    marks = sorted(((known.mean(), "mean"), (np.quantile(known, 0.99), "p99")))
 
     def paint(_: Any, axes: Any) -> None:
-        middle, ratio = np.sqrt(edges[:-1] * edges[1:]), edges[1] / edges[0]
-        left = edges[0] / ratio**4
         axes.set_xscale("log")
-        axes.bar(middle, shares, width=np.diff(edges) * 0.9, color=DATA)
-        if none:
-            axes.bar([left], [none], width=left * (ratio - 1) * 1.8, color=MUTED)
-        marks = [(left, "0")] * bool(none) + [(tick, _plain(tick)) for tick in _decades(edges[0], edges[-1])]
-        axes.set_xticks([where for where, _ in marks], [text for _, text in marks])
+        axes.bar(np.sqrt(edges[:-1] * edges[1:]), shares, width=np.diff(edges) * 0.9, color=DATA)
+        axes.set_xticks(ticks, [_plain(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
-        axes.set_xlim(left / ratio**2 if none else edges[0], edges[-1])
-        axes.set_ylim(0, max(shares.max(), none) * 1.18)
-        for value, text in ((known.mean(), "mean"), (np.quantile(known, 0.99), "p99")):
-            if value >= edges[0]:
-                _mark(axes, value, text)
+        axes.tick_params(axis="x", pad=10)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(0, shares.max() * 1.18)
+        for (value, text), side in zip(marks, ("right", "left"), strict=True):
+            if value > edges[0]:
+                _mark(axes, value, text, side)
         _in_percent(axes.yaxis)
         axes.set_xlabel("KL divergence of a token, nats")
 
@@ -125,7 +125,12 @@ def histogram(divergence: Floats) -> str:
         f"Histogram of the divergence of {known.size:,} tokens: mean {words.nats(known.mean())}, "
         f"99th percentile {words.nats(np.quantile(known, 0.99))}, largest {words.nats(known.max())} nats"
     )
-    return drawing.draw("histogram", label, 2.7, paint)
+    times = f"each mark on the axis is {ticks[1] / ticks[0]:,.0f} times the one before"
+    caption = f"Share of the tokens; {times}. p99: 99 of 100 tokens are below."
+    if left := int(np.count_nonzero(known < edges[0])):
+        caption += f" Left out: {words.counted(left, 'token')} ({words.percent(left / known.size)}) "
+        caption += f"below {_plain(edges[0])}, which hardly differ."
+    return Figure(drawing.draw("histogram", label, 2.7, paint), caption)
 
 
 def agreement(shares: Floats, overall: float) -> str:
@@ -169,7 +174,7 @@ def heat(table: Table) -> str:
             _cells(axes, np.argwhere(level == shade), (shade + 1) / _SHADES)
         axes.set_xlim(0, errors.shape[1])
         axes.set_ylim(errors.shape[0], 0)
-        axes.set_yticks(np.arange(errors.shape[0]) + 0.5, [words.visible(kind[-20:]) for kind in table.kinds])
+        axes.set_yticks(np.arange(errors.shape[0]) + 0.5, [words.visible(kind[-20:], 20) for kind in table.kinds])
         axes.tick_params(axis="y", labelcolor=INK)
         columns = _ticks(errors.shape[1])
         axes.set_xticks([column + 0.5 for column in columns], [f"{column * table.step}" for column in columns])
@@ -206,18 +211,27 @@ def _ticks(columns: int) -> list[int]:
     return list(range(0, columns, step))
 
 
-def _mark(axes: Any, value: float, text: str) -> None:
-    axes.axvline(value, ymax=0.9, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+def _mark(axes: Any, value: float, text: str, side: str) -> None:
+    """A line at a value with its name, the end of which is at that side of it."""
+    axes.axvline(value, ymax=0.98, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+    where = {"xytext": (3 if side == "left" else -3, 0), "textcoords": "offset points"}
     axes.annotate(
-        text, (value, 0.91), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9, color=INK
+        text, (value, 0.98), xycoords=("data", "axes fraction"), ha=side, va="top", fontsize=9, color=INK, **where
     )
 
 
 def _in_percent(axis: Any) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    """Ticks of an axis whose ends are known, all with the same decimals."""
+    from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(PercentFormatter(1, symbol="\u00a0%"))
+    low, high = axis.get_view_interval()
+    ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high]
+    digits = next((count for count in range(5) if all(_is_round(100 * tick, count) for tick in ticks)), 5)
+    axis.set_ticks(ticks, [words.percent(tick, digits) for tick in ticks])
+
+
+def _is_round(value: float, digits: int) -> bool:
+    return math.isclose(value, round(value, digits), rel_tol=1e-9, abs_tol=1e-9)
 
 
 def _whole(axis: Any) -> None:
@@ -246,15 +260,11 @@ def _decade(value: float, *, down: bool) -> float:
 
 def _decades(first: float, last: float) -> list[float]:
     powers = range(round(math.log10(first)), round(math.log10(last)) + 1)
-    return [10.0**power for power in powers[:: max(1, -(-len(powers) // 8))]]
+    return [10.0**power for power in powers[:: max(1, -(-len(powers) // 7))]]
 
 
 def _plain(value: float) -> str:
-    power = round(math.log10(value))
-    return f"{value:g}" if -3 <= power <= 4 else f"10{str(power).translate(_RAISED)}"
-
-
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return f"{value:,.6f}".rstrip("0").rstrip(".")
 
 
 def _finite(values: Floats) -> Floats:

@@ -10,7 +10,16 @@ from recipes.evaluation.details import Details
 from recipes.evaluation.report import words
 from recipes.evaluation.scorecard import Gate, Interval, Metric, Scorecard, Undecided, Verdict
 
+_NO_BREAK = "\u00a0"
+
 _KINDS = 3
+_METHODS_OF = 20
+"""Metrics of which the methods are told."""
+
+_METHODS = {
+    "asymptotic": "from how much the samples differ from each other; good from 32 of them on",
+    "betting": "from how fast one who bets against it would lose; exact for any number of samples",
+}
 
 
 def deciding(card: Scorecard) -> Metric | None:
@@ -67,6 +76,33 @@ def next_steps(card: Scorecard, details: Details) -> tuple[str, ...]:
     if card.verdict is Verdict.LOST:
         return tuple(_when_lost(card, details))
     return tuple(_when_undecided(card))
+
+
+def sureness(card: Scorecard) -> Iterator[str]:
+    """How retention and its interval are to be read."""
+    yield (
+        f"100{_NO_BREAK}% is as good as the baseline. Where less is better, as with perplexity, it is baseline over "
+        "candidate. A metric that is not gated is shown, and has no part in the verdict."
+    )
+    asked = words.threshold(card.gate.confidence)
+    yield (
+        f"The truth lies in the interval with {asked} confidence, however often one looked before stopping. It is "
+        f"retained if the whole interval is at or above what is asked for, lost if all of it is below.{_shared(card)}"
+    )
+    methods = dict.fromkeys(metric.method for metric in card.metrics[:_METHODS_OF] if metric.method)
+    told = "; ".join(f"{method} ({_METHODS[method]})" if method in _METHODS else method for method in methods)
+    if told:
+        yield f"Method: {told}. More of it, with its source: `docs/evaluation.md` of packer, under “The interval”."
+
+
+def _shared(card: Scorecard) -> str:
+    """How the metrics that count share the doubt."""
+    counting = sum(one.is_gated for one in card.metrics)
+    if counting < 2:
+        return ""
+    each = words.percent(1 - (1 - card.gate.confidence) / counting)
+    all_of = words.threshold(card.gate.confidence)
+    return f" {counting:,} metrics are gated: each has {each}, which makes {all_of} for all of them together."
 
 
 def _blamed_by(verdict: Verdict, interval: Interval) -> float:

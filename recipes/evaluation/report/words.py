@@ -94,6 +94,13 @@ def number(value: float) -> str:
     return f"{value:,.{places}f}".replace("-", _MINUS)
 
 
+def measured(name: str, baseline: float, candidate: float) -> tuple[str, str]:
+    """What a measure is of both models: as percentages if it is a share, such as an accuracy."""
+    is_share = "perplexity" not in name and all(0 <= value <= 1 for value in (baseline, candidate))
+    shown = percent if is_share else number
+    return shown(baseline), shown(candidate)
+
+
 def score(value: float) -> str:
     """What an item scored, mostly 0 or 1."""
     return f"{value:.3g}" if math.isfinite(value) else number(value)
