@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,8 @@ from registry.errors import UsageError
 from registry.events import ADAPTERS
 
 WHAT = "configuration of the listener"
+
+_HOOK = re.compile(r"/hooks/[A-Za-z0-9._~/-]{1,200}")
 
 
 class RunnerKind(StrEnum):
@@ -31,8 +34,8 @@ def _kind(value: object) -> object:
 
 
 def _path(value: object) -> object:
-    if not isinstance(value, str) or not value.startswith("/hooks/") or len(value) > 200 or not value.isascii():
-        raise ValueError("a path begins with /hooks/")
+    if not isinstance(value, str) or not _HOOK.fullmatch(value):
+        raise ValueError("a path is /hooks/ and up to 200 letters, digits, '.', '_', '~', '-' and '/'")
     return value
 
 

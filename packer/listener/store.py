@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from packer.listener.records import Event, EventState, Outcome, Run, RunState, Want
-from packer.listener.tables import EVENTS, LEADS, RUNS, WANTS, open_engine
+from packer.listener.tables import EVENTS, LEADS, RUNS, TALLIES, WANTS, open_engine
 from registry.events.change import Change, Delivery
 
 
@@ -66,8 +66,9 @@ class Store:
             mine = update(EVENTS).where(EVENTS.c.id == event, EVENTS.c.state == EventState.ACCEPTED)
             if not connection.execute(mine.values(state=state, why=why)).rowcount:
                 return False
+            at, kind = connection.execute(select(EVENTS.c.at, EVENTS.c.kind).where(EVENTS.c.id == event)).one()
+            self._tally(connection, ("events", kind, state), 1)
             if wanted:
-                at = connection.execute(select(EVENTS.c.at).where(EVENTS.c.id == event)).scalar_one()
                 connection.execute(insert(LEADS), [{"event": event, "build": build} for build in wanted])
                 self._want(connection, wanted, at, patience)
             return True
@@ -134,6 +135,8 @@ class Store:
         mine = update(RUNS).where(RUNS.c.id == run.id, RUNS.c.ended.is_(None))
         with self._engine.begin() as connection:
             is_mine = bool(connection.execute(mine.values(**said, **changed)).rowcount)
+            if is_mine:
+                self._tally_run(connection, run.build, outcome, now - run.began)
             if is_mine and again_at is not None:
                 failed = outcome.state is RunState.FAILED
                 self._repeat(connection, run, run.attempt + failed, again_at, now)
@@ -182,8 +185,15 @@ class Store:
 
     def released(self) -> dict[str, Run]:
         """The last run of each build that released something."""
-        last = select(func.max(RUNS.c.id)).where(RUNS.c.state == RunState.RELEASED).group_by(RUNS.c.build)
-        return {run.build: run for run in self._runs(select(RUNS).where(RUNS.c.id.in_(last)))}
+        return self._last(select(func.max(RUNS.c.id)).where(RUNS.c.state == RunState.RELEASED))
+
+    def latest(self) -> dict[str, Run]:
+        """The last run of each build that has ended."""
+        return self._last(select(func.max(RUNS.c.id)).where(RUNS.c.ended.is_not(None)))
+
+    def _last(self, numbers: Any) -> dict[str, Run]:
+        chosen = select(RUNS).where(RUNS.c.id.in_(numbers.group_by(RUNS.c.build)))
+        return {run.build: run for run in self._runs(chosen)}
 
     def _runs(self, chosen: Any) -> list[Run]:
         with self._read.connect() as connection:
@@ -191,18 +201,35 @@ class Store:
             events = _led(connection, LEADS.c.run, LEADS.c.event, [run.id for run in runs])
         return [Run(**{**vars(run), "events": events.get(run.id, ())}) for run in runs]
 
-    def count_events(self) -> dict[tuple[str, str], int]:
-        """How many events there are, by kind and state."""
-        return self._counts(EVENTS.c.kind, EVENTS.c.state)
+    def tallies(self) -> dict[tuple[str, str, str], float]:
+        """What is counted as it happens, and not forgotten.
 
-    def count_runs(self) -> dict[tuple[str, str], int]:
-        """How many runs there are, by build and state."""
-        return self._counts(RUNS.c.build, RUNS.c.state)
-
-    def _counts(self, first: Any, second: Any) -> dict[tuple[str, str], int]:
-        counted = select(first, second, func.count()).group_by(first, second)
+        `events` by kind and state; `runs`, and their `seconds`, by build and state; `bytes` uploaded, by build.
+        """
         with self._read.connect() as connection:
-            return {(one, other): number for one, other, number in connection.execute(counted)}
+            return {(name, one, other): number for name, one, other, number in connection.execute(select(TALLIES))}
+
+    def _tally_run(self, connection: Connection, build: str, outcome: Outcome, seconds: float) -> None:
+        self._tally(connection, ("runs", build, outcome.state), 1)
+        self._tally(connection, ("seconds", build, outcome.state), max(seconds, 0))
+        variants = (outcome.result or {}).get("variants", {}).values()
+        self._tally(connection, ("bytes", build, ""), sum(variant.get("bytes") or 0 for variant in variants))
+
+    def _tally(self, connection: Connection, key: tuple[str, str, str], number: float) -> None:
+        name, first, second = key
+        new = self._insert(TALLIES).values(name=name, first=first, second=second, number=number)
+        more = TALLIES.c.number + new.excluded.number
+        primary = ["name", "first", "second"]
+        connection.execute(new.on_conflict_do_update(index_elements=primary, set_={"number": more}))
+
+    def mark(self) -> tuple[float | None, ...]:
+        """Numbers of which one differs when anything has changed."""
+        waiting = select(func.count()).where(EVENTS.c.state == EventState.ACCEPTED).scalar_subquery()
+        beats = select(func.sum(RUNS.c.beat)).where(RUNS.c.ended.is_(None)).scalar_subquery()
+        due, newest = select(func.sum(WANTS.c.due)).scalar_subquery(), select(func.max(EVENTS.c.id)).scalar_subquery()
+        latest = select(func.max(RUNS.c.id)).scalar_subquery()
+        with self._read.connect() as connection:
+            return tuple(connection.execute(select(waiting, newest, beats, latest, due)).one())
 
     def forget(self, before: float) -> int:
         """Forget the events that came before a time and no longer matter, and the runs that ended before it.

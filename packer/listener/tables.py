@@ -74,6 +74,15 @@ WANTS = Table(
     Column("after", Integer),
 )
 
+TALLIES = Table(
+    "tallies",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("first", Text, primary_key=True),
+    Column("second", Text, primary_key=True),
+    Column("number", Float, nullable=False),
+)
+
 BUSY = 30
 """Seconds that a writer waits for others."""
 
