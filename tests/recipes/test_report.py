@@ -6,7 +6,7 @@ import itertools
 import pickle
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from recipes.evaluation.details import Details, Item, Passage, Size, WeightError
-from recipes.evaluation.report import render
+from recipes.evaluation.report import plots, render
 from recipes.evaluation.report.modules import MAX_COLUMNS, MAX_KINDS, place, table
 from recipes.evaluation.report.words import digits, nats, number, percent, size, visible
 from recipes.evaluation.scorecard import (
@@ -540,6 +540,35 @@ def test_a_table_of_weights_shows_the_worst_of_what_it_joins() -> None:
     assert two.kinds == ("a.layers.q", "b.layers.q") and two.outside == 1
 
 
+@pytest.mark.parametrize("layers", [28, 80])
+def test_shades_of_the_weights_tell_them_apart_however_alike_they_are(layers: int) -> None:
+    errors = np.random.default_rng(1).normal(0.0263, 0.0001, layers * len(KINDS))
+    alike = [replace(one, error=float(error)) for one, error in zip(weights(layers), errors, strict=True)]
+    assert shades_of(alike) == {f"h{number}" for number in range(1, 7)}
+    text = Reader(render(RETAINED, replace(NOTHING, weights=tuple(alike)))).text
+    assert "No module stands out: the largest error is 2." in text
+    edges = re.findall(r"from (2\.\d+)", text)
+    assert len(set(edges)) == 5 and edges == sorted(edges)
+
+
+def test_one_damaged_module_has_a_shade_of_its_own() -> None:
+    damaged = [*weights(30)]
+    damaged[100] = replace(damaged[100], error=0.4)
+    assert {"h1", "h6"} <= shades_of(damaged) and plots.heat(table(damaged)).count("var(--h6)") == 1
+    assert "stands out" not in Reader(render(RETAINED, replace(NOTHING, weights=tuple(damaged)))).text
+
+
+def test_weights_that_are_all_the_same_have_one_shade() -> None:
+    same = tuple(replace(one, error=0.02) for one in weights(30))
+    assert shades_of(same) == {"h1"} and "all 2.00" in Reader(render(RETAINED, replace(NOTHING, weights=same))).text
+    none = tuple(replace(one, error=0.0) for one in weights(30))
+    assert "weights" not in Reader(render(RETAINED, replace(NOTHING, weights=none))).headings
+
+
+def shades_of(errors: Sequence[WeightError]) -> set[str]:
+    return set(re.findall(r"var\(--(h\d)\)", plots.heat(table(errors))))
+
+
 def test_digits_never_hide_on_which_side_of_the_threshold_an_end_is() -> None:
     assert digits(Interval(0.96, 0.97, 0.98), 0.99) == 1
     assert digits(Interval(0.98, 0.985, 0.98996), 0.99) == 3
@@ -577,8 +606,7 @@ def test_a_long_text_is_cut_where_it_is_seen() -> None:
     assert len(visible("\u202e" * 9, 9)) == 9
 
 
-LOOKS = """
-[...document.querySelectorAll('main, h1, .lead, .tag, .legend [class], figcaption, code')].map(element => {
+LIGHT = """
     const light = text => {
         const [red, green, blue] = text.match(/[\\d.]+/g).slice(0, 3).map(value => {
             const part = value / 255;
@@ -586,12 +614,23 @@ LOOKS = """
         });
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
     };
+"""
+SHADES = f"""
+(() => {{
+    {LIGHT}
+    const ramp = [...document.querySelectorAll('.ramp i')];
+    return ramp.map(element => light(getComputedStyle(element).backgroundColor));
+}})()
+"""
+LOOKS = f"""
+[...document.querySelectorAll('main, h1, .lead, .tag, .legend [class], figcaption, code, .text span')].map(element => {{
+    {LIGHT}
     const style = getComputedStyle(element);
     const own = style.backgroundColor;
     const ground = own === 'rgba(0, 0, 0, 0)' ? getComputedStyle(document.body).backgroundColor : own;
     const [dark, bright] = [light(style.color), light(ground)].sort((one, other) => one - other);
     return (bright + 0.05) / (dark + 0.05);
-})
+}})
 """
 CUT = """
 [...document.querySelectorAll('.verdict, .cards td, .cards tbody th')].filter(element => {
@@ -635,12 +674,18 @@ def test_a_browser_shows_it_wide_and_narrow_in_light_and_dark(
         assert chromium.value(CUT) == [], "a part of a table that one sees by scrolling alone"
         assert chromium.value(OVERLAPS) == [], "texts of a figure that lie on each other"
         assert min(chromium.value(LOOKS)) >= 4.5, "text that is hard to read"
+        assert all(is_step(*pair) for pair in itertools.pairwise(chromium.value(SHADES))), "shades that look alike"
         seen[scheme] = chromium.value("getComputedStyle(document.body).backgroundColor"), set(chromium.value(INKS))
     assert seen["light"][0] != seen["dark"][0]
     assert not seen["light"][1] & seen["dark"][1], "a figure has a colour that does not change"
     assert chromium.value("document.scripts.length") == 0
     assert chromium.complaints == []
     assert {address for address in chromium.requests if not address.startswith("data:")} == {page.as_uri()}
+
+
+def is_step(one: float, other: float) -> bool:
+    """Whether a shade of that luminance is told from the next."""
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05) > 1.15
 
 
 def test_the_browser_tells_what_is_wrong_with_a_page(chromium: Browser, tmp_path: Path) -> None:

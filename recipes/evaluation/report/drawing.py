@@ -16,14 +16,11 @@ from xml.etree import ElementTree
 WIDTH = 4.4
 """Inches: on a narrow screen the text is still read without a lens."""
 
-INK, MUTED, LINE, DATA, HEAT, GOOD, BAD, UNKNOWN = (f"#{number:02x}0{number}0{number}" for number in range(1, 9))
-_NAMES = dict(
-    zip(
-        (INK, MUTED, LINE, DATA, HEAT, GOOD, BAD, UNKNOWN),
-        ("ink", "muted", "line", "data", "heat", "good", "bad", "unknown"),
-        strict=True,
-    )
-)
+_PALETTE = ("ink", "muted", "line", "data", "good", "bad", "unknown", "h1", "h2", "h3", "h4", "h5", "h6")
+_NAMES = {f"#{number:02x}{number:02x}{number:02x}": name for number, name in enumerate(_PALETTE, 1)}
+INK, MUTED, LINE, DATA, GOOD, BAD, UNKNOWN, *HEATS = _NAMES
+"""What the colours of a figure stand for; `HEATS` are those of the least to the most."""
+
 _COLOUR = re.compile("|".join(_NAMES))
 _REFERENCE = re.compile(r"#([\w-]+)")
 _STYLE = {

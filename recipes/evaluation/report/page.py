@@ -197,7 +197,8 @@ def _has_won(item: Item) -> bool:
 
 
 def _worst(weights: tuple[WeightError, ...]) -> list[tuple[WeightError, str]]:
-    order = sorted(weights, key=lambda one: math.inf if math.isnan(one.error) else one.error, reverse=True)
+    changed = [one for one in weights if one.error]
+    order = sorted(changed, key=lambda one: math.inf if math.isnan(one.error) else one.error, reverse=True)
     return [(one, words.percent(one.error, 2)) for one in order[:MAX_MODULES]]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from recipes.evaluation.details import Floats
 from recipes.evaluation.report import drawing, words
-from recipes.evaluation.report.drawing import BAD, DATA, GOOD, HEAT, INK, LINE, MUTED, UNKNOWN
+from recipes.evaluation.report.drawing import BAD, DATA, GOOD, HEATS, INK, LINE, MUTED, UNKNOWN
 from recipes.evaluation.report.modules import Table
 from recipes.evaluation.scorecard import Metric, Verdict
 
@@ -23,9 +23,14 @@ _BARS = 36
 _LOWEST = 0.005
 """The share of the divergences for which no axis is made longer: the smallest of them."""
 
+_ALIKE = 1.25
+"""Times the smallest error: no module stands out if the largest is below."""
+
 _POSITIONS = 20
 _LOOKS = 200
-_SHADES = 12
+_FLOOR = 1e-3
+"""Of the largest error: what is smaller has the palest shade."""
+
 _COLOURS = {Verdict.RETAINED: GOOD, Verdict.LOST: BAD, Verdict.UNDECIDED: UNKNOWN}
 
 
@@ -160,18 +165,17 @@ def agreement(shares: Floats, overall: float) -> str:
 
 
 def heat(table: Table) -> str:
-    """The weight error by kind of module and layer: the darker, the larger."""
+    """The weight error by kind of module and layer, in the shades that `shades` separates."""
     errors = np.array(table.errors, dtype=float)
     if errors.ndim != 2 or errors.shape[1] < 2:
         return ""
-    low, high = shades(table)
-    level = np.rint((errors - low) / max(high - low, 1e-300) * (_SHADES - 1))
+    level = np.where(np.isnan(errors), -1, np.digitize(errors, shades(table)))
 
     def paint(_: Any, axes: Any) -> None:
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
-        for shade in range(_SHADES):
-            _cells(axes, np.argwhere(level == shade), (shade + 1) / _SHADES)
+        for shade, colour in enumerate(HEATS):
+            _cells(axes, np.argwhere(level == shade), colour)
         axes.set_xlim(0, errors.shape[1])
         axes.set_ylim(errors.shape[0], 0)
         axes.set_yticks(np.arange(errors.shape[0]) + 0.5, [words.visible(kind[-20:], 20) for kind in table.kinds])
@@ -184,13 +188,43 @@ def heat(table: Table) -> str:
     return drawing.draw("heat", label, 0.75 + 0.26 * errors.shape[0], paint)
 
 
-def shades(table: Table) -> tuple[float, float]:
-    """The errors that the palest and the darkest shade stand for."""
+def shades(table: Table) -> tuple[float, ...]:
+    """The errors from which on there is the next shade, in equal ratios from the smallest to the largest; none where
+    all are the same.
+    """
+    low, high = _ends_of(table)
+    if low >= high:
+        return ()
+    return tuple(np.geomspace(max(low, high * _FLOOR), high, len(HEATS) + 1)[1:-1].tolist())
+
+
+def legend(table: Table) -> Sequence[str]:
+    """Which errors have which shade."""
+    edges = shades(table)
+    if not edges:
+        return (f"all {words.percent(_ends_of(table)[1], 2)}",)
+    digits = next(
+        (count for count in range(2, 7) if len({round(edge * 100, count) for edge in edges}) == len(edges)), 7
+    )
+    texts = [words.percent(edge, digits) for edge in edges]
+    return (f"below {texts[0]}", *(f"from {text}" for text in texts))
+
+
+def evenness(table: Table) -> str:
+    """Said where no module is much worse than another, though the shades differ."""
+    low, high = _ends_of(table)
+    if not low < high < low * _ALIKE:
+        return ""
+    more = words.percent(high / low - 1)
+    return f"No module stands out: the largest error is {more} above the smallest; the shades divide what lies between."
+
+
+def _ends_of(table: Table) -> tuple[float, float]:
     known = [error for row in table.errors for error in row if math.isfinite(error)]
-    return min(*known, max(known) * 0.8), max(known)
+    return min(known), max(known)
 
 
-def _cells(axes: Any, cells: Any, alpha: float) -> None:
+def _cells(axes: Any, cells: Any, colour: str) -> None:
     """One path for all cells of a shade: a page of thousands of elements is slow."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -203,7 +237,7 @@ def _cells(axes: Any, cells: Any, alpha: float) -> None:
         for right, down in ((0.04, 0.05), (0.96, 0.05), (0.96, 0.95), (0.04, 0.95), (0, 0))
     ]
     codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(cells)
-    axes.add_patch(PathPatch(Path(corners, codes), facecolor=HEAT, alpha=alpha, linewidth=0))
+    axes.add_patch(PathPatch(Path(corners, codes), facecolor=colour, linewidth=0))
 
 
 def _ticks(columns: int) -> list[int]:
