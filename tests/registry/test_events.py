@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import WebhookPayload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -201,6 +202,29 @@ def test_what_no_sender_sends_is_refused(kind: str, body: bytes) -> None:
 
 
 @every_example
+@pytest.mark.parametrize(
+    "member",
+    [
+        b'"more": NaN',
+        b'"more": -Infinity',
+        b'"more": ' + b"9" * 5000,
+        b'"more": 1, "more": 2',
+        b'"more": {"a": 1, "a": 1}',
+        b'"more": "\xff"',
+        b'"more": "\t"',
+        b'"more": ' + b"[" * DEEP + b"]" * DEEP,
+        b'"more": ' + b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+        b'"more": "' + b"x" * MAX_BODY + b'"',
+    ],
+    ids=lambda member: f"{len(member)}-{member[:24]!r}",
+)
+def test_what_is_unknown_must_be_json_within_bounds(name: str, member: bytes) -> None:
+    example = examples()[name]
+    assert example.read(example.body[:-1] + b', "more": 1}') == example.expected
+    assert example.read(example.body[:-1] + b", " + member + b"}") is None
+
+
+@every_example
 def test_a_megabyte_is_read_whatever_it_holds(name: str) -> None:
     example = examples()[name]
     for filling in ('"' + "\\u00e9" * 150_000 + '"', "[" + "{}," * 300_000 + "{}]", "[" + "1e308," * 150_000 + "0]"):
@@ -287,6 +311,20 @@ def test_an_error_says_where_and_what_in_one_line() -> None:
         )
 
 
+def test_what_another_domain_of_artifactory_calls_pushed_is_nothing() -> None:
+    body = b'{"domain": "other", "event_type": "pushed", "data": {}}'
+    assert ADAPTERS["artifactory"]({}, body) == Delivery(None, ())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("huggingface-")])
+def test_examples_of_the_hub_are_what_its_own_library_reads(name: str) -> None:
+    payload = WebhookPayload.model_validate_json(examples()[name].body)
+    assert payload.webhook.version == 3
+    refs = payload.updatedRefs or []
+    changed = [ref.newSha for ref in refs if ref.newSha] if payload.repo.type != "space" else []
+    assert [change.revision for change in examples()[name].expected.changes] == changed
+
+
 def test_the_same_delivery_has_the_same_identity_however_long_it_is() -> None:
     def sent(first: str) -> str | None:
         return ADAPTERS["distribution"]({}, json.dumps({"events": [event(first), event("b" * 300)]}).encode()).identity
@@ -320,7 +358,7 @@ def test_anything_is_a_delivery_or_refused(kind: str, headers: dict[str, str], b
     judged(kind, headers, body)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_anything_within_an_example_is_a_delivery_or_refused(data: st.DataObject) -> None:
     example = examples()[data.draw(st.sampled_from(NAMES))]
