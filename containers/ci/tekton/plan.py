@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from containers.gpus import gpu_nodes, is_nvidia
+
 Document = dict[str, Any]
 """A Kubernetes object."""
 
 USER = 65532
 """Whom pods run as: the user of packer's image, who has no rights."""
-
-_NVIDIA = "nvidia.com/"
-_GPU_NODES = {
-    _NVIDIA: {"nvidia.com/gpu.present": "true"},
-    "amd.com/": {"feature.node.kubernetes.io/amd-gpu": "true"},
-}
-"""The label that the operators of NVIDIA and AMD give to nodes with GPUs, by how the resource's name begins."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +41,6 @@ class Claim:
     storage_class: str = ""
     nodes: Mapping[str, str] = field(default_factory=dict)
     queue: str = ""
-
-    @property
-    def gpu_nodes(self) -> Mapping[str, str]:
-        """The label of nodes that have such GPUs; none if nobody knows it."""
-        return next((labels for start, labels in _GPU_NODES.items() if self.gpu.startswith(start)), {})
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,7 @@ class Plan:
 
         Pods that share a volume are placed where the first of them is, and that one needs no GPU.
         """
-        return self.claim.nodes or (self.claim.gpu_nodes if self.uses_gpus else {})
+        return self.claim.nodes or (gpu_nodes(self.claim.gpu) if self.uses_gpus else {})
 
     @property
     def with_gpu(self) -> frozenset[str]:
@@ -100,7 +90,7 @@ class Plan:
         if not self.uses_gpus:
             return frozenset()
         first = next(at for at, stage in enumerate(self.stages) if stage in self.on_gpu)
-        return self.on_gpu if self.claim.gpu.startswith(_NVIDIA) else frozenset(self.stages[first:])
+        return self.on_gpu if is_nvidia(self.claim.gpu) else frozenset(self.stages[first:])
 
     def named(self, what: str) -> str:
         """The name of one of the objects."""
