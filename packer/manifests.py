@@ -13,7 +13,7 @@ from containers.look import model_snapshot
 from containers.manifests.document import Manifests, render
 from containers.manifests.model import Model, Sizes, sizes_of_config, sizes_of_gguf
 from containers.manifests.modes import make
-from containers.manifests.options import Options
+from containers.manifests.options import Mode, Options
 from containers.manifests.serving import Serving
 from containers.unpack import model_manifest
 from formats import gguf
@@ -44,7 +44,7 @@ class Made:
         decided = (
             {
                 "runtime": serving.runtime.name,
-                "runtime_image": serving.image,
+                "runtime_image": self._image,
                 "gpu": serving.gpus,
                 "max_length": serving.estimate.length or None,
                 "memory": {"device": serving.estimate.needed if serving.gpus else None, "host": serving.estimate.host},
@@ -62,6 +62,16 @@ class Made:
             "documents": [document.body for document in self.manifests.documents],
         }
 
+    def names(self, image: str) -> bool:
+        """Whether the documents name an image."""
+        return any(repr(image) in repr(document.body) for document in self.manifests.documents)
+
+    @property
+    def _image(self) -> str | None:
+        """The server's image; None if it is KServe's choice."""
+        is_free = self.options.mode is Mode.LLM_INFERENCE_SERVICE and not self.options.runtime_image
+        return self.serving.image if self.serving and not is_free else None
+
     def render(self, *, explain: bool) -> str:
         """The documents as YAML, with what they need above them, and the arithmetic if asked for."""
         return render(list(self._head(explain=explain)), self.manifests.documents)
@@ -73,7 +83,7 @@ class Made:
         if not (serving := self.serving):
             return
         estimate = serving.estimate
-        yield f"Runs: {serving.runtime.name}, {serving.image}."
+        yield f"Runs: {serving.runtime.name}, {self._image or 'in the image of KServe itself'}."
         length = f"; sequences of {estimate.length:,} tokens" if estimate.length else ""
         device = f"{_gib(estimate.needed)} of {'each' if serving.gpus > 1 else 'the'} GPU and " if serving.gpus else ""
         yield f"Memory, estimated: {device}{_gib(estimate.host)} of the node{length}. --explain shows the arithmetic."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from containers.gpus import gpu_nodes
 from containers.manifests.document import Document, Manifests
 from containers.manifests.fetching import PREFIX, STORAGE_NOTES, Workload, own_image, storage_container
 from containers.manifests.kserve import inference
@@ -81,7 +82,7 @@ def _cache(serving: Serving, uri: str) -> Json:
 
 
 def _nodes(options: Options, gpus: int) -> list[Json]:
-    """The nodes that the user chose, or those of which NVIDIA's operator says that they have GPUs."""
-    present = {"nvidia.com/gpu.present": "true"} if gpus else {"kubernetes.io/os": "linux"}
-    chosen = options.node_selector or present
+    """The nodes that the user chose, or those of which an operator says that they have GPUs."""
+    present = gpu_nodes(options.gpu_resource) if gpus else {}
+    chosen = options.node_selector or present or {"kubernetes.io/os": "linux"}
     return [{"key": key, "operator": "In", "values": [value]} for key, value in chosen.items()]

@@ -18,7 +18,7 @@ from containers.manifests.pods import (
     scratch,
     scratch_mounts,
 )
-from containers.manifests.serving import Serving
+from containers.manifests.serving import USER, Serving
 from registry.errors import ModelError
 
 
@@ -38,7 +38,7 @@ def kserve(serving: Serving) -> Manifests:
 
 _MODELCAR_NOTES = """
 What oci:// means is ociModelMode in the ConfigMap inferenceservice-config of KServe. As it is shipped, the image runs
-as a modelcar of the user id uidModelcar, 1010, and so does the server.
+as a modelcar of the user id uidModelcar, 1010, and KServe has the server run as the same.
 """
 
 
@@ -81,9 +81,11 @@ def inference(serving: Serving, uri: str, notes: str) -> tuple[Document, ...]:
 
 
 def _serving_runtime(serving: Serving) -> Json:
-    """The server's container, without what KServe adds: the model, and the user of a modelcar."""
+    """The server's container, without what KServe adds: the model. Its user is that of a modelcar as KServe is shipped;
+    KServe puts another in its place where another is configured, and none where there is no modelcar.
+    """
     runtime = serving.runtime
-    anybody: Json = {"runAsNonRoot": True} if runtime.any_user else {}
+    anybody: Json = {"runAsNonRoot": True, "runAsUser": USER} if runtime.any_user else {}
     container: Json = {
         "name": "kserve-container",
         "image": serving.image,

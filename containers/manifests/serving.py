@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from containers.gpus import is_nvidia
 from containers.manifests.memory import Estimate, estimate
 from containers.manifests.model import Model
 from containers.manifests.options import Options
@@ -59,6 +60,9 @@ def decide(model: Model, options: Options) -> Serving:
     runtime = runtime_for(model, options.runtime)
     gpus = runtime.gpus if options.gpu is None else options.gpu
     check_gpus(model, runtime, gpus)
+    if gpus and not is_nvidia(options.gpu_resource) and not options.runtime_image:
+        what, hint = f"the image of {runtime.name} here is built for GPUs of NVIDIA", "--runtime-image IMAGE"
+        raise UsageError(what, expected="nvidia.com/...", found=options.gpu_resource, hint=hint)
     name = name_of(model, options)
     memory = estimate(model, runtime.footprint, gpus, options.length, options.sequences, options.memory)
     image, port = image_of(runtime, gpus, options.runtime_image), options.port or runtime.port

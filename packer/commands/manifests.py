@@ -72,6 +72,8 @@ def manifests(reference: str, *, explain: bool, as_json: bool, **flags: Any) -> 
     plain = bool(flags["plain_http"])
     reach = access(flags, note)
     made = made_of(reference, _options(flags, plain_http=plain), reach)
+    if made.names(PACKER_IMAGE):
+        note(f"note: {PACKER_IMAGE} stands for packer's own image, which is in no registry; name yours: --packer-image")
     if as_json:
         click.echo(json.dumps({"event": "manifests", **made.to_json()}, ensure_ascii=False))
     else:

@@ -279,6 +279,29 @@ def test_nobody_has_rights() -> None:
                 assert (security["runAsNonRoot"], security["runAsUser"]) == (True, 1010)
 
 
+@pytest.mark.parametrize("mode", [Mode.KSERVE, Mode.KSERVE_NATIVE, Mode.MODEL_CACHE])
+def test_the_server_of_kserve_is_somebody(mode: Mode) -> None:
+    """The kubelet starts no container that must not be root and whose image says nothing else, as vLLM's does."""
+    (runtime,) = (each for each in documents(SAFETENSORS, mode=mode) if each["kind"] == "ServingRuntime")
+    (server,) = runtime["spec"]["containers"]
+    assert (server["securityContext"]["runAsNonRoot"], server["securityContext"]["runAsUser"]) == (True, 1010)
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ({}, "nvidia.com/gpu.present"),
+        ({"gpu_resource": "amd.com/gpu", "runtime_image": "ours/vllm:v1"}, "feature.node.kubernetes.io/amd-gpu"),
+        ({"gpu_resource": "example.com/gpu", "runtime_image": "ours/vllm:v1"}, "kubernetes.io/os"),
+        ({"gpu": 0}, "kubernetes.io/os"),
+        ({"node_selector": {"pool": "gpu"}}, "pool"),
+    ],
+)
+def test_cache_is_on_nodes_that_have_the_gpus(said: dict[str, Any], label: str) -> None:
+    (group,) = (d for d in documents(SAFETENSORS, mode=Mode.MODEL_CACHE, **said) if d["kind"] == "LocalModelNodeGroup")
+    assert [each["key"] for terms in values(group, "matchExpressions") for each in terms] == [label]
+
+
 def test_split_gguf_is_given_by_its_first_part() -> None:
     parts = (f"llama-{number:05}-of-00003.gguf" for number in (1, 2, 3))
     assert server(model(*parts, "mmproj-llama.gguf"))["args"][1] == "/mnt/models/llama-00001-of-00003.gguf"

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from containers.check import members
+from containers.manifests.options import PACKER_IMAGE
 from containers.manifests.runtimes import RUNTIMES
 from packer.commands import manifests
 from packer.manifests import read_model
@@ -210,6 +211,28 @@ def test_flags_reach_the_documents(tiny: Published) -> None:
     assert server["ports"][0]["containerPort"] == 9000
     assert {"--port=9000", "--tensor-parallel-size=2"} <= set(server["args"])
     assert {"name": "shm", "mountPath": "/dev/shm"} in server["volumeMounts"]
+
+
+def test_an_image_for_other_gpus_must_be_named(tiny: Published) -> None:
+    code, error = refused(tiny.reference, "image-volume", "--gpu-resource", "amd.com/gpu")
+    assert (code, "built for GPUs of NVIDIA" in error, "--runtime-image IMAGE" in error) == (2, True, True)
+    assert said(tiny.reference, "image-volume", "--gpu-resource", "amd.com/gpu", "--gpu", "0")["gpu"] == 0
+
+
+def test_kserves_own_image_is_not_said_to_be_ours(tiny: Published) -> None:
+    mode = ("--mode", "llm-inference-service")
+    head = packer("manifests", tiny.reference, *mode).stdout.partition("---")[0]
+    assert "Runs: vllm, in the image of KServe itself." in head
+    assert said(tiny.reference, "llm-inference-service")["runtime_image"] is None
+    head = packer("manifests", tiny.reference, *mode, "--runtime-image", "ours/vllm:v1").stdout.partition("---")[0]
+    assert "Runs: vllm, ours/vllm:v1." in head
+
+
+def test_a_placeholder_of_our_image_is_told(tiny: Published) -> None:
+    for mode, is_told in (("pvc", True), ("model-cache", True), ("image-volume", False), ("kserve", False)):
+        done = packer("manifests", tiny.reference, "--mode", mode)
+        assert ("--packer-image" in done.stderr, PACKER_IMAGE in done.stdout) == (is_told, is_told)
+    assert not packer("manifests", tiny.reference, "--mode", "pvc", "--packer-image", "ours/packer:v1").stderr
 
 
 def test_claim_has_what_the_registry_needs(tiny: Published) -> None:
