@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from recipes.evaluation.details import Details, Item, Passage, Size, WeightError
-from recipes.evaluation.report import plots, render
+from recipes.evaluation.report import passages, plots, render
 from recipes.evaluation.report.modules import MAX_COLUMNS, MAX_KINDS, place, table
 from recipes.evaluation.report.words import digits, nats, number, percent, size, visible
 from recipes.evaluation.scorecard import (
@@ -569,6 +569,25 @@ def shades_of(errors: Sequence[WeightError]) -> set[str]:
     return set(re.findall(r"var\(--(h\d)\)", plots.heat(table(errors))))
 
 
+@pytest.mark.parametrize("scale", [0.0001, 1, 50])
+def test_shades_tell_the_tokens_of_a_passage_apart_however_far_the_models_are(scale: float) -> None:
+    random = np.random.default_rng(2)
+    far = (0.0, *(scale * np.exp(random.normal(-4, 0.9, 255))).tolist())
+    (only,) = passages.shown((Passage(tuple(f" w{at}" for at in range(256)), far),))
+    levels = [token.level for token in only.tokens]
+    assert 0.6 < levels.count(0) / 256 < 0.95 and {0, 1, 2, 3} <= set(levels)
+    assert [token.piece for token in only.worst] == [f"w{at}" for at in np.argsort(far)[:-4:-1]]
+    text = Reader(render(RETAINED, replace(NOTHING, passages=(Passage(tuple("abc"), (0, scale, 0)),)))).text
+    assert f"the largest: b {nats(scale)}" in text
+
+
+def test_a_passage_of_which_no_token_differs_is_not_among_the_worst() -> None:
+    same, broken = Passage(("a", "b"), (0.0, 1e-9)), Passage(("c", "d"), (0.0, float("nan")))
+    found = list(passages.shown((same, broken)))
+    assert [[token.piece for token in one.worst] for one in found] == [["d"]]
+    assert "passages" not in Reader(render(RETAINED, replace(NOTHING, passages=(same,)))).headings
+
+
 def test_digits_never_hide_on_which_side_of_the_threshold_an_end_is() -> None:
     assert digits(Interval(0.96, 0.97, 0.98), 0.99) == 1
     assert digits(Interval(0.98, 0.985, 0.98996), 0.99) == 3
@@ -616,14 +635,15 @@ LIGHT = """
     };
 """
 SHADES = f"""
-(() => {{
+(name => {{
     {LIGHT}
-    const ramp = [...document.querySelectorAll('.ramp i')];
-    return ramp.map(element => light(getComputedStyle(element).backgroundColor));
-}})()
+    const of = [...document.querySelectorAll(name)];
+    return of.map(element => light(getComputedStyle(element).backgroundColor));
+}})
 """
+READ = "main, h1, .lead, .tag, .legend [class], figcaption, code, .text span, summary, summary span"
 LOOKS = f"""
-[...document.querySelectorAll('main, h1, .lead, .tag, .legend [class], figcaption, code, .text span')].map(element => {{
+[...document.querySelectorAll('{READ}')].map(element => {{
     {LIGHT}
     const style = getComputedStyle(element);
     const own = style.backgroundColor;
@@ -674,7 +694,9 @@ def test_a_browser_shows_it_wide_and_narrow_in_light_and_dark(
         assert chromium.value(CUT) == [], "a part of a table that one sees by scrolling alone"
         assert chromium.value(OVERLAPS) == [], "texts of a figure that lie on each other"
         assert min(chromium.value(LOOKS)) >= 4.5, "text that is hard to read"
-        assert all(is_step(*pair) for pair in itertools.pairwise(chromium.value(SHADES))), "shades that look alike"
+        for shades in (".ramp i", ".legend [class]"):
+            found = chromium.value(f"({SHADES.strip()})('{shades}')")
+            assert all(is_step(*pair) for pair in itertools.pairwise(found)), "shades that look alike"
         seen[scheme] = chromium.value("getComputedStyle(document.body).backgroundColor"), set(chromium.value(INKS))
     assert seen["light"][0] != seen["dark"][0]
     assert not seen["light"][1] & seen["dark"][1], "a figure has a colour that does not change"

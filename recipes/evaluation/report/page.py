@@ -97,7 +97,12 @@ def render(scorecard: Scorecard, details: Details) -> str:
         plots=plots,
         words=words,
         unseen=int(np.count_nonzero(~np.isfinite(details.divergence))),
-        limits={"failures": MAX_FAILURES, "metrics": MAX_METRICS, "files": MAX_FILES},
+        limits={
+            "failures": MAX_FAILURES,
+            "passages": passages.MAX_PASSAGES,
+            "metrics": MAX_METRICS,
+            "files": MAX_FILES,
+        },
         facts=_facts,
     )
 
