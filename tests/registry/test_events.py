@@ -24,6 +24,7 @@ from registry.events.change import Change, Delivery
 from registry.events.payload import MAX_BODY
 from registry.events.trust import DEFAULTS, Shared, Signature, Trust
 from registry.reference import parse_reference
+from tests.parts.command import ROOT
 
 SECRET = b"It's a Secret to Everybody"
 HELLO = b"Hello, World!"
@@ -56,6 +57,11 @@ def examples() -> dict[str, Example]:
             Delivery(document["identity"], changes),
         )
     return found
+
+
+def one(kind: str) -> Example:
+    """An example of a kind, with a change."""
+    return next(example for example in examples().values() if example.kind == kind and example.expected.changes)
 
 
 def judged(kind: str, headers: dict[str, str], body: bytes) -> Delivery | None:
@@ -197,11 +203,10 @@ def test_what_is_unknown_does_not_count(name: str) -> None:
     ids=lambda body: f"{len(body)}-{body[:12]!r}",
 )
 def test_what_no_sender_sends_is_refused(kind: str, body: bytes) -> None:
-    first = next(example for example in examples().values() if example.kind == kind)
-    assert first.read(body) is None
+    assert one(kind).read(body) is None
 
 
-@every_example
+@every_kind
 @pytest.mark.parametrize(
     "member",
     [
@@ -218,15 +223,15 @@ def test_what_no_sender_sends_is_refused(kind: str, body: bytes) -> None:
     ],
     ids=lambda member: f"{len(member)}-{member[:24]!r}",
 )
-def test_what_is_unknown_must_be_json_within_bounds(name: str, member: bytes) -> None:
-    example = examples()[name]
+def test_what_is_unknown_must_be_json_within_bounds(kind: str, member: bytes) -> None:
+    example = one(kind)
     assert example.read(example.body[:-1] + b', "more": 1}') == example.expected
     assert example.read(example.body[:-1] + b", " + member + b"}") is None
 
 
-@every_example
-def test_a_megabyte_is_read_whatever_it_holds(name: str) -> None:
-    example = examples()[name]
+@every_kind
+def test_a_megabyte_is_read_whatever_it_holds(kind: str) -> None:
+    example = one(kind)
     for filling in ('"' + "\\u00e9" * 150_000 + '"', "[" + "{}," * 300_000 + "{}]", "[" + "1e308," * 150_000 + "0]"):
         assert example.read(example.body[:-1] + b', "more": ' + filling.encode() + b"}") == example.expected
 
@@ -440,6 +445,19 @@ def genuine(trust: Trust, body: bytes) -> str:
 
 def test_there_is_a_default_for_every_sender() -> None:
     assert set(DEFAULTS) == set(ADAPTERS)
+
+
+@every_kind
+def test_the_page_about_senders_tells_how_each_proves_itself(kind: str) -> None:
+    page = (ROOT / "docs" / "webhooks.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{kind}` |"))
+    told, proof = row.split("|")[2].strip(), DEFAULTS[kind]
+    if proof is None:
+        assert told == "none"
+    else:
+        way = "signature in `{}`" if proof.way is Signature else "`{}` is the secret"
+        assert told == way.format(proof.header)
+    assert f"\n## {kind}\n" in page
 
 
 @pytest.mark.parametrize("trust", [Signature("A", SECRET), Shared("A", SECRET)])
