@@ -222,6 +222,12 @@ class Store:
         primary = ["name", "first", "second"]
         connection.execute(new.on_conflict_do_update(index_elements=primary, set_={"number": more}))
 
+    def waiting(self) -> int:
+        """How many events nobody has looked at."""
+        waiting = select(func.count()).where(EVENTS.c.state == EventState.ACCEPTED)
+        with self._read.connect() as connection:
+            return int(connection.execute(waiting).scalar_one())
+
     def mark(self) -> tuple[float | None, ...]:
         """Numbers of which one differs when anything has changed."""
         waiting = select(func.count()).where(EVENTS.c.state == EventState.ACCEPTED).scalar_subquery()

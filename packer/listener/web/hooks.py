@@ -1,0 +1,168 @@
+"""What senders call: who they are is judged first, then what they say is read, kept, and acknowledged."""
+
+from __future__ import annotations
+
+import hmac
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI, Request  # noqa: TC002 - FastAPI reads the annotations
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from pydantic import BaseModel
+
+from packer.listener.config import Hook
+from packer.listener.store import Store
+from packer.listener.web.body import read_body
+from packer.listener.web.refusals import RefusedError, described
+from registry.errors import ContentError
+from registry.events import ADAPTERS
+from registry.events.change import Delivery
+from registry.events.trust import Trust
+
+_MINUTE = RateLimitItemPerMinute
+_LOGGED = _MINUTE(30)
+"""Refusals of a path that are logged, at most."""
+
+_TAKEN = "Kept. A delivery that came before has the number that it had; one with nothing to act on has none."
+_BODY = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+
+
+class Taken(BaseModel):
+    """A delivery that was understood: the number of its event, None without anything to act on; whether it is new."""
+
+    event: int | None
+    new: bool
+
+
+@dataclass(frozen=True)
+class Door:
+    """A hook, and what its senders have to know: something they show, or the last part of the address."""
+
+    hook: Hook
+    trust: Trust | None
+    ending: bytes | None = field(repr=False)
+
+    @property
+    def address(self) -> str:
+        """The address that is routed."""
+        return self.hook.path if self.ending is None else f"{self.hook.path}/{{secret:path}}"
+
+    def knows(self, ending: str) -> bool:
+        """Whether an address ends as it should, found out in a time that does not tell it."""
+        digests = (sha256(text).digest() for text in (ending.encode("utf-8", "surrogatepass"), self.ending or b""))
+        return hmac.compare_digest(*digests)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Takes deliveries. `counts` are those without a new event, by kind and result; `refused`, by path and reason."""
+
+    store: Store
+    wake: Callable[[], None]
+    clock: Callable[[], float]
+    log: Callable[..., None]
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _rates: SlidingWindowCounterRateLimiter = field(
+        default_factory=lambda: SlidingWindowCounterRateLimiter(MemoryStorage()), repr=False
+    )
+    _one: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1), repr=False)
+
+    def add(self, app: FastAPI, door: Door) -> None:
+        """Give a hook its address."""
+
+        async def take(request: Request, secret: str = "") -> Taken:
+            return await self._counted(door, request, secret)
+
+        name = door.hook.path.removeprefix("/")
+        unknown = 401 if door.ending is None else 404
+        app.add_api_route(
+            door.address,
+            take if door.ending is not None else _without_secret(take),
+            methods=["POST"],
+            status_code=202,
+            response_description=_TAKEN,
+            responses=described(400, unknown, 408, 413, 429, 503),
+            openapi_extra={"requestBody": _BODY},
+            name=name,
+            operation_id=name.replace("/", "_"),
+            summary=f"A delivery of {door.hook.kind}",
+            tags=["hooks"],
+        )
+
+    async def _counted(self, door: Door, request: Request, ending: str) -> Taken:
+        try:
+            return await self._take(door, request, ending)
+        except RefusedError as error:
+            path = door.hook.path
+            self.refused[path, error.reason] += 1
+            if self._rates.hit(_LOGGED, path, "logged"):
+                self.log("refused", path=path, status=error.status, reason=error.reason, why=error.text)
+            raise
+
+    async def _take(self, door: Door, request: Request, ending: str) -> Taken:
+        body = await read_body(request)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+        is_known = door.ending is None or door.knows(ending)
+        # one at a time: they would wait for each other in the database, and longer
+        return await anyio.to_thread.run_sync(self._keep, door, headers, body, is_known, limiter=self._one)
+
+    def _keep(self, door: Door, headers: Mapping[str, str], body: bytes, is_known: bool) -> Taken:  # noqa: FBT001
+        """Judge, read and keep a delivery."""
+        is_known = is_known and (door.trust is None or door.trust.judge(headers, body))
+        self._limit(door.hook, "known" if is_known else "unknown")
+        if not is_known:
+            raise _unknown(door)
+        kind = door.hook.kind
+        taken = self._store(door.hook, _read(kind, headers, body))
+        if taken.new:
+            self.wake()
+            self.log("accepted", event=taken.event, path=door.hook.path, kind=kind)
+        else:
+            self.counts[kind, "nothing" if taken.event is None else "repeated"] += 1
+        return taken
+
+    def _store(self, hook: Hook, delivery: Delivery) -> Taken:
+        if not delivery.changes:
+            return Taken(event=None, new=False)
+        number, is_new = self.store.accept(hook.path, hook.kind, delivery, self.clock())
+        return Taken(event=number, new=is_new)
+
+    def _limit(self, hook: Hook, who: str) -> None:
+        """Strangers have a rate of their own, so that they cannot use up that of the sender."""
+        rate = _MINUTE(hook.rate)
+        if not self._rates.hit(rate, hook.path, who):
+            reset = self._rates.get_window_stats(rate, hook.path, who).reset_time
+            wait = max(1, min(60, math.ceil(reset - time.time())))
+            raise RefusedError(429, "rate", f"more than {hook.rate} requests a minute", retry_after=wait)
+
+
+def _without_secret(take: Callable[..., Any]) -> Callable[..., Any]:
+    async def take_all(request: Request) -> Taken:
+        taken: Taken = await take(request)
+        return taken
+
+    return take_all
+
+
+def _unknown(door: Door) -> RefusedError:
+    """What a stranger hears: where the address is the secret, there is nothing at another one."""
+    if door.ending is not None:
+        return RefusedError(404, "unauthorized")
+    return RefusedError(401, "unauthorized", "the secret or the signature is missing, or wrong")
+
+
+def _read(kind: str, headers: Mapping[str, str], body: bytes) -> Delivery:
+    try:
+        return ADAPTERS[kind](headers, body)
+    except ContentError as error:
+        raise RefusedError(400, "malformed", " ".join(str(error).split())) from None
