@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from packer.options import access, note, pairs, reaching
+
+if TYPE_CHECKING:
+    from containers.ci.tekton.plan import Claim
 
 
 @click.command(short_help="Write Tasks, a Pipeline and triggers for Tekton.")
@@ -33,10 +36,10 @@ from packer.options import access, note, pairs, reaching
     "--gpu-resource", "gpu", default="nvidia.com/gpu", show_default=True, help="What the cluster calls a GPU."
 )
 @click.option(
-    "--memory", default="8Gi", show_default=True, metavar="SIZE", help="Of a task that quantizes or evaluates."
+    "--memory", default="8GiB", show_default=True, metavar="SIZE", help="Of a task that quantizes or evaluates."
 )
 @click.option(
-    "--cache", default="100Gi", show_default=True, metavar="SIZE", help="Of the volume for what outlasts tasks."
+    "--cache", default="100GiB", show_default=True, metavar="SIZE", help="Of the volume for what outlasts tasks."
 )
 @click.option("--storage-class", default="", metavar="CLASS", help="Of that volume. Default: the cluster's.")
 @click.option(
@@ -74,18 +77,20 @@ def tekton(
     Each stage is a task on one volume, so that one that is tried again goes on where it stopped; variants are built
     side by side. Without --out all is printed as one file.
     """
-    from containers.ci.tekton.plan import Claim
+    from containers.names import require_name
     from packer.buildfile import read_builds
     from packer.ci import pinned, plan_tekton, push_bundle, tekton_files
     from packer.commands.build import chosen
 
-    given = ("gpus", "gpu", "memory", "cache", "storage_class", "queue")
-    selected = pairs(nodes, "--node-selector LABEL=VALUE")
-    claim = Claim(**{key: flags.pop(key) for key in given}, nodes=selected)
+    claim = _claim(flags, nodes)
+    require_name("namespace", "--namespace", namespace)
+    variables = pairs(environment, "--env NAME=VALUE")
+    for variable in variables:
+        require_name("variable", "--env", variable)
     reach = access(flags, note)
     builds = chosen(read_builds(file), variants)
     plan = plan_tekton(file, builds, name, namespace, pinned(image, reach), claim)
-    plan = replace(plan, environment=pairs(environment, "--env NAME=VALUE"))
+    plan = replace(plan, environment=variables)
     at = push_bundle(plan, bundle, reach) if bundle else ""
     if at:
         note(f"bundle  {at}")
@@ -99,3 +104,20 @@ def tekton(
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         (out / path).write_text(text)
         click.echo(out / path)
+
+
+def _claim(flags: dict[str, Any], nodes: tuple[str, ...]) -> Claim:
+    """What pods ask for, out of the flags, which lose it."""
+    from containers.ci.tekton.plan import Claim
+    from containers.manifests.quantity import quantity
+    from containers.names import require_labels, require_name
+    from packer.buildfile import parse_size
+
+    sizes = {name: quantity(parse_size(flags.pop(name))) for name in ("memory", "cache")}
+    labels = pairs(nodes, "--node-selector LABEL=VALUE")
+    require_labels("--node-selector", labels)
+    names = {name: flags.pop(name) for name in ("gpu", "storage_class", "queue")}
+    require_name("key", "--gpu-resource", names["gpu"])
+    require_name("name", "--storage-class", names["storage_class"])
+    require_name("name", "--queue", names["queue"])
+    return Claim(gpus=flags.pop("gpus"), **names, **sizes, nodes=labels)

@@ -81,12 +81,17 @@ def manifests(reference: str, *, explain: bool, as_json: bool, **flags: Any) -> 
 
 
 def _options(flags: dict[str, Any], *, plain_http: bool) -> Options:
+    from containers.names import require_labels, require_name
     from packer.buildfile import parse_size
 
+    for form, name in (("namespace", "namespace"), ("name", "pull_secret"), ("name", "storage_class")):
+        require_name(form, f"--{name.replace('_', '-')}", flags[name] or "")
+    require_name("key", "--gpu-resource", flags["gpu_resource"])
     said = {name: value for name, value in flags.items() if value is not None}
     said |= {"mode": Mode(said["mode"]), "kind": Kind(said["kind"]), "sidecar": Sidecar(said["sidecar"])}
     said["length"] = said.pop("max_length", None)
     said["node_selector"] = pairs(said["node_selector"], "--node-selector LABEL=VALUE")
+    require_labels("--node-selector", said["node_selector"])
     if "memory" in said:
         said["memory"] = parse_size(said["memory"])
     return Options(**said, plain_http=plain_http)

@@ -246,7 +246,7 @@ def test_what_cannot_use_a_gpu_gets_none(folder: Path, said: str, stages: list[s
 
 
 def test_queue_and_nodes(folder: Path) -> None:
-    flags = ("--queue", "gpus", "--node-selector", "zone=a", "--storage-class", "fast", "--cache", "7Gi")
+    flags = ("--queue", "gpus", "--node-selector", "zone=a", "--storage-class", "fast", "--cache", "7GiB")
     files = written(folder / "full.yaml", *flags)
     template = next(each for each in files["triggers.yaml"] if each["kind"] == "TriggerTemplate")
     for document in (files["run/run.yaml"][0], template["spec"]["resourcetemplates"][0]):
@@ -354,6 +354,27 @@ def test_what_no_cluster_can_do_is_refused(folder: Path, text: str, says: str) -
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--memory", "lots"), "this is no size"),
+        (("--cache", "5 potatoes"), "this is no size"),
+        (("--namespace", "Bad NS"), "--namespace: Kubernetes takes no such name"),
+        (("--storage-class", "a b"), "--storage-class"),
+        (("--queue", "a_b"), "--queue"),
+        (("--gpu-resource", "a gpu"), "--gpu-resource"),
+        (("--node-selector", "a b=c"), "--node-selector"),
+        (("--node-selector", "a=b c"), "--node-selector"),
+        (("--env", "A B=c"), "--env"),
+        (("--env", "A"), "--env NAME=VALUE"),
+    ],
+)
+def test_what_kubernetes_would_not_take_is_refused(folder: Path, flags: tuple[str, ...], says: str) -> None:
+    done = packer("ci", "tekton", folder / "full.yaml", "--packer-image", IMAGE, *flags, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
 
 
 def test_the_image_is_pinned(folder: Path, registry: Server) -> None:

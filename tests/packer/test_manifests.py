@@ -213,6 +213,23 @@ def test_flags_reach_the_documents(tiny: Published) -> None:
     assert {"name": "shm", "mountPath": "/dev/shm"} in server["volumeMounts"]
 
 
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--namespace", "Bad NS"),
+        ("--namespace", "a.b"),
+        ("--pull-secret", "my_secret"),
+        ("--storage-class", "a b"),
+        ("--gpu-resource", "a/b/c"),
+        ("--node-selector", "a b=c"),
+        ("--node-selector", f"a={'b' * 64}"),
+    ],
+)
+def test_what_kubernetes_would_not_take_is_refused(tiny: Published, flag: str, text: str) -> None:
+    code, error = refused(tiny.reference, "pvc", flag, text)
+    assert (code, f"{flag}: Kubernetes takes no such name" in error) == (2, True)
+
+
 def test_an_image_for_other_gpus_must_be_named(tiny: Published) -> None:
     code, error = refused(tiny.reference, "image-volume", "--gpu-resource", "amd.com/gpu")
     assert (code, "built for GPUs of NVIDIA" in error, "--runtime-image IMAGE" in error) == (2, True, True)
