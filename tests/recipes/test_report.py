@@ -428,6 +428,21 @@ def test_the_same_values_give_the_same_text_in_another_process(tmp_path: Path) -
     assert page.read_bytes() == report("retained").encode()
 
 
+def test_the_memory_is_said_to_be_that_of_the_evaluation() -> None:
+    text = Reader(report("retained")).text
+    assert "Memory of the evaluation 912.0" in text.replace("\u00a0", " ") and "not what serving takes" in text
+    known = CASES["retained"][1]
+    assert "serving" not in Reader(render(RETAINED, replace(known, before=replace(known.before, memory=0)))).text
+
+
+def test_files_of_the_same_names_stand_side_by_side_and_others_in_lists_of_their_own() -> None:
+    sharded = Reader(report("retained")).text.replace("\u00a0", " ")
+    assert "Weight files before model.safetensors256.0 MiB" in sharded and "Weight files after model-00001" in sharded
+    size = Size((("model.safetensors", 156 * MEBI),), 0)
+    same = Reader(render(RETAINED, replace(CASES["retained"][1], after=size))).text.replace("\u00a0", " ")
+    assert "model.safetensors256.0 MiB156.0 MiB\u221239 %" in same and "Weight files" not in same
+
+
 def test_hostile_texts_are_seen_and_do_nothing() -> None:
     page = report("hostile")
     assert "<script" not in page and "<img" not in page
@@ -653,11 +668,12 @@ LOOKS = f"""
 }})
 """
 CUT = """
-[...document.querySelectorAll('.verdict, .cards td, .cards tbody th')].filter(element => {
+[...document.querySelectorAll('.verdict, .cards td, .cards tbody th, .sizes td, .sizes th')].filter(element => {
     const box = element.getBoundingClientRect(), frame = element.closest('.wide').getBoundingClientRect();
     return !box.width || box.left < frame.left - 1 || box.right > frame.right + 1;
 }).map(element => element.outerHTML.slice(0, 80))
 """
+BARS = "[...document.querySelectorAll('.bar')].map(element => element.getBoundingClientRect().width)"
 OVERLAPS = """
 [...document.querySelectorAll('svg')].flatMap(figure => {
     const texts = [...figure.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
@@ -708,6 +724,15 @@ def test_a_browser_shows_it_wide_and_narrow_in_light_and_dark(
 def is_step(one: float, other: float) -> bool:
     """Whether a shade of that luminance is told from the next."""
     return (max(one, other) + 0.05) / (min(one, other) + 0.05) > 1.15
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_bars_are_as_long_as_what_they_stand_for(chromium: Browser, tmp_path: Path, width: int) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(report("retained"), encoding="utf-8")
+    chromium.show(page, width, is_dark=False)
+    before, after = chromium.value(BARS)  # of the weights; memory is of another kind, and has none
+    assert after / before == pytest.approx(156 / 256, rel=0.02) and before > 50
 
 
 def test_the_browser_tells_what_is_wrong_with_a_page(chromium: Browser, tmp_path: Path) -> None:

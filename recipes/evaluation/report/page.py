@@ -24,6 +24,8 @@ MAX_FILES = 12
 MAX_ITEMS = 15
 MAX_MODULES = 8
 
+MEMORY = "Memory of the evaluation"
+
 _FOLDER = Path(__file__).parent
 _SIGNS = {"retained": "✓", "lost": "✕", "undecided": "?"}
 _ABSENT = "\u2013"
@@ -39,7 +41,7 @@ class Row:
     before: str
     after: str
     change: str = ""
-    bars: tuple[float, float] | None = None
+    bars: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def render(scorecard: Scorecard, details: Details) -> str:
         table=modules.table(details.weights),
         worst=_worst(details.weights),
         sizes=tuple(_sizes(details)),
-        files=tuple(_files(details)),
+        files=_files(details),
+        listed=[(when, size, _listed(size)) for when, size in _sides(details) if size.files],
+        memory=MEMORY,
         versions=sorted(scorecard.circumstances.versions.items())[:MAX_VERSIONS],
         parties=(("Candidate", scorecard.candidate), ("Baseline", scorecard.baseline)),
         plots=plots,
@@ -214,26 +218,34 @@ def _weights(size: Size, party: Party) -> int:
 def _sizes(details: Details) -> Iterator[Row]:
     files = [tuple(count for _, count in size.files) for size in (details.before, details.after)]
     if any(files):
-        yield _row("Weights", sum(files[0]), sum(files[1]))
-    if details.before.memory and details.after.memory:
-        yield _row("Memory, at most", details.before.memory, details.after.memory)
-    if any(files):
-        yield Row("Layers, one for each weight file", f"{len(files[0]):,}", f"{len(files[1]):,}")
+        before, after = map(sum, files)
+        bars = tuple(round(100 * count / max(before, after, 1), 1) for count in (before, after))
+        yield Row("Weights", *_both(before, after), words.change(before, after), bars)
+        counts = [f"{len(found):,}" if found else _ABSENT for found in files]
+        yield Row("Layers, one for each weight file", counts[0], counts[1])
+    before, after = details.before.memory, details.after.memory
+    if before and after:
+        yield Row(MEMORY, *_both(before, after), words.change(before, after))
 
 
-def _row(name: str, before: int, after: int) -> Row:
-    most = max(before, after, 1)
-    bars = round(100 * before / most, 1), round(100 * after / most, 1)
-    sizes = (words.size(count) if count else _ABSENT for count in (before, after))
-    return Row(name, next(sizes), next(sizes), words.change(before, after), bars)
+def _both(before: int, after: int) -> tuple[str, str]:
+    return words.size(before) if before else _ABSENT, words.size(after) if after else _ABSENT
 
 
-def _files(details: Details) -> Iterator[Row]:
+def _files(details: Details) -> list[Row]:
+    """Weight files side by side, if they have the same names."""
     before, after = dict(details.before.files), dict(details.after.files)
-    for name in dict.fromkeys((*before, *after)):
-        had, has = before.get(name, 0), after.get(name, 0)
-        sizes = (words.size(had) if name in before else _ABSENT, words.size(has) if name in after else _ABSENT)
-        yield Row(name, *sizes, words.change(had, has))
+    if before.keys() != after.keys():
+        return []
+    return [Row(name, *_both(before[name], after[name]), words.change(before[name], after[name])) for name in before]
+
+
+def _sides(details: Details) -> tuple[tuple[str, Size], tuple[str, Size]]:
+    return ("before", details.before), ("after", details.after)
+
+
+def _listed(size: Size) -> list[tuple[str, str]]:
+    return [(name, words.size(count)) for name, count in size.files[:MAX_FILES]]
 
 
 def _facts(party: Party) -> Iterator[tuple[str, str, bool]]:
@@ -244,4 +256,4 @@ def _facts(party: Party) -> Iterator[tuple[str, str, bool]]:
     yield "Format", ", ".join(filter(None, (party.format, party.precision))), False
     yield "Recipe", party.recipe, True
     yield "Weights", words.size(party.bytes) if party.bytes else "", False
-    yield "Memory, at most", words.size(party.memory) if party.memory else "", False
+    yield MEMORY, words.size(party.memory) if party.memory else "", False
