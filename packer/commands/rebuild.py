@@ -59,13 +59,24 @@ def rebuild(
 
     lock = read_lock(lock_path(file))
     codes = []
-    for name, build in chosen(builds_of(str(file), {"evaluate_report": report}), variant).items():
+    for name, build in chosen(_builds(file, report), variant).items():
         locked = lock.builds.get(name)
         if reproduce:
             codes.append(_reproduce(file, name, build, locked, flags, as_json=as_json))
         elif _is_changed(file, name, build, locked, flags, as_json=as_json):
             codes.append(CHANGED if check else build_one(file, name, build, flags, as_json=as_json))
     return max(codes, default=0)
+
+
+def _builds(file: Path, report: Path | None) -> dict[str, BuildFile]:
+    """The builds of the file; those that are measured have their reports in another folder, if there is one."""
+    builds = builds_of(str(file), {})
+    measured = {name: build for name, build in builds.items() if report and build.evaluate.suite}
+    return builds | {name: _reported(build, str(report), name) for name, build in measured.items()}
+
+
+def _reported(build: BuildFile, report: str, name: str) -> BuildFile:
+    return build.model_copy(update={"evaluate": build.evaluate.model_copy(update={"report": Path(report, name)})})
 
 
 def _is_changed(

@@ -80,17 +80,17 @@ class _Watch(Thread):
     def __init__(self, process: subprocess.Popen[bytes], stop: Event, timeout: float, grace: float) -> None:
         super().__init__(daemon=True)
         self.why = ""
-        self._process, self._stop = process, stop
+        self._process, self._halt = process, stop
         self._timeout, self._grace = timeout, grace
 
     def run(self) -> None:
         end = time.monotonic() + self._timeout
         while self._process.poll() is None and time.monotonic() < end:
-            if self._stop.wait(0.2):
+            if self._halt.wait(0.2):
                 end = min(end, time.monotonic() + self._grace)
                 self._until(end)
         if self._process.poll() is None:
-            self.why = "stopped" if self._stop.is_set() else "timeout"
+            self.why = "stopped" if self._halt.is_set() else "timeout"
             self._end(signal.SIGTERM)
             self._until(time.monotonic() + _CLEANING)
             self._end(signal.SIGKILL)

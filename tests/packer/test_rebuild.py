@@ -12,52 +12,9 @@ import pytest
 
 from packer.lock import read_lock, write_locked
 from registry.errors import UsageError
-from tests.parts import tiny
 from tests.parts.command import events, packer, release
+from tests.parts.place import Place
 from tests.parts.servers import Server
-
-
-class Place:
-    """A build file over an artifact in a registry, on a base in it; both are made here, and can be made anew."""
-
-    def __init__(self, folder: Path, address: str) -> None:
-        self.folder, self.host = folder, f"{address}/{folder.name.lower()}"
-        self.model = tiny.write_folder(folder / "model", tiny.SHARDED)
-        self.push_source()
-        self.push_base()
-        self.file = folder / "files/packer.yaml"
-        self.file.parent.mkdir()
-        self.write({})
-
-    def push_source(self) -> None:
-        release(self.model, "--to", f"{self.host}/source:main", "--base", "none", "--modelpack", "none")
-
-    def push_base(self) -> None:
-        """A base is any image; one with a model of another size in it is another."""
-        extra = self.folder / "base"
-        shutil.rmtree(extra, ignore_errors=True)
-        tiny.write_folder(extra, tiny.SHARDED)
-        (extra / "notes.txt").write_text("x" * len(list(self.folder.iterdir())))
-        flags = ("--base", "none", "--modelpack", "none", "--platform", "linux/amd64")
-        release(extra, "--to", f"{self.host}/base:v1", *flags)
-
-    def write(self, more: dict[str, Any]) -> None:
-        publish = {"to": f"{self.host}/made:v1", "base": f"{self.host}/base:v1"}
-        self.file.write_text(json.dumps({"source": f"oci://{self.host}/source:main", "publish": publish, **more}))
-
-    def rebuild(self, *flags: str) -> tuple[int, list[dict[str, Any]]]:
-        done = packer("rebuild", self.file, *flags, "--json", check=False)
-        assert done.returncode in (0, 7), done.stderr
-        return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
-
-    def changed(self) -> dict[str, tuple[str, str]]:
-        """What `--check` says has changed: what it was and is."""
-        code, told = self.rebuild("--check")
-        assert code == (7 if told[0]["changed"] else 0)
-        return {
-            one["kind"]: tuple(side and side["value"] for side in (one["before"], one["after"]))
-            for one in told[0]["changed"]
-        }
 
 
 @pytest.fixture
