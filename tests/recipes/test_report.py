@@ -560,7 +560,8 @@ def test_shades_of_the_weights_tell_them_apart_however_alike_they_are(layers: in
     errors = np.random.default_rng(1).normal(0.0263, 0.0001, layers * len(KINDS))
     alike = [replace(one, error=float(error)) for one, error in zip(weights(layers), errors, strict=True)]
     assert shades_of(alike) == {f"h{number}" for number in range(1, 7)}
-    text = Reader(render(RETAINED, replace(NOTHING, weights=tuple(alike)))).text
+    text = Reader(render(LOST, replace(NOTHING, weights=tuple(alike)))).text
+    assert "leave out" not in text and "leave out" in Reader(report("lost")).text
     assert "No module stands out: the largest error is 2." in text
     edges = re.findall(r"from (2\.\d+)", text)
     assert len(set(edges)) == 5 and edges == sorted(edges)

@@ -14,6 +14,8 @@ MAX_KINDS = 14
 MAX_COLUMNS = 96
 """Columns of the table, each of one or more layers."""
 
+_ALIKE = 1.25
+
 _BREAK = re.compile(r"[./:]+")
 
 
@@ -39,6 +41,12 @@ class Table:
     layers: int
     outside: int
     left: int
+
+
+def are_alike(errors: Sequence[float]) -> bool:
+    """Whether no module stands out: the largest error is little above the smallest."""
+    known = [error for error in errors if math.isfinite(error)]
+    return len(known) == len(errors) > 0 and max(known) < min(known) * _ALIKE
 
 
 def place(module: str) -> Place | None:

@@ -166,8 +166,8 @@ def _tiles(card: Scorecard, details: Details) -> Iterator[Tile]:
         if not metric or metric is not _agreement(card):
             share, span = _agreed(card, far)
             yield Tile("Agreement", share, f"of the likeliest token; {span}")
-        note = f"nats per token on average; 99{_NO_BREAK}% of the tokens below {words.nats(far.p99)}"
-        yield Tile("KL divergence", words.nats(far.mean.estimate), note)
+        below = f"; 99{_NO_BREAK}% of the tokens below {words.nats(far.p99)}" if far.p99 >= plots.NOTHING else ""
+        yield Tile("KL divergence", words.nats(far.mean.estimate), f"nats per token on average{below}")
     before, after = _weights(details.before, card.baseline), _weights(details.after, card.candidate)
     if before and after:
         yield Tile(
@@ -222,7 +222,7 @@ def _sizes(details: Details) -> Iterator[Row]:
         bars = tuple(round(100 * count / max(before, after, 1), 1) for count in (before, after))
         yield Row("Weights", *_both(before, after), words.change(before, after), bars)
         counts = [f"{len(found):,}" if found else _ABSENT for found in files]
-        yield Row("Layers, one for each weight file", counts[0], counts[1])
+        yield Row("Layers of weights", counts[0], counts[1])
     before, after = details.before.memory, details.after.memory
     if before and after:
         yield Row(MEMORY, *_both(before, after), words.change(before, after))

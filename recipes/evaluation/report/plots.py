@@ -12,7 +12,7 @@ import numpy as np
 from recipes.evaluation.details import Floats
 from recipes.evaluation.report import drawing, words
 from recipes.evaluation.report.drawing import BAD, DATA, GOOD, HEATS, INK, LINE, MUTED, UNKNOWN
-from recipes.evaluation.report.modules import Table
+from recipes.evaluation.report.modules import Table, are_alike
 from recipes.evaluation.scorecard import Metric, Verdict
 
 NOTHING = 1e-6
@@ -22,9 +22,6 @@ MAX_ROWS = 12
 _BARS = 36
 _LOWEST = 0.005
 """The share of the divergences for which no axis is made longer: the smallest of them."""
-
-_ALIKE = 1.25
-"""Times the smallest error: no module stands out if the largest is below."""
 
 _POSITIONS = 20
 _LOOKS = 200
@@ -213,7 +210,7 @@ def legend(table: Table) -> Sequence[str]:
 def evenness(table: Table) -> str:
     """Said where no module is much worse than another, though the shades differ."""
     low, high = _ends_of(table)
-    if not low < high < low * _ALIKE:
+    if not (low < high and are_alike((low, high))):
         return ""
     more = words.percent(high / low - 1)
     return f"No module stands out: the largest error is {more} above the smallest; the shades divide what lies between."

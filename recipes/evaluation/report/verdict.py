@@ -8,6 +8,7 @@ from decimal import ROUND_FLOOR
 
 from recipes.evaluation.details import Details
 from recipes.evaluation.report import words
+from recipes.evaluation.report.modules import are_alike
 from recipes.evaluation.scorecard import Gate, Interval, Metric, Scorecard, Undecided, Verdict
 
 _NO_BREAK = "\u00a0"
@@ -133,7 +134,8 @@ def _when_lost(card: Scorecard, details: Details) -> Iterator[str]:
         return
     if card.candidate.recipe:
         yield "Choose a recipe that costs less: `packer recipes` lists them."
-    if worst := sorted(details.weights, key=lambda one: -_order(one.error))[:_KINDS]:
+    worst = sorted(details.weights, key=lambda one: -_order(one.error))[:_KINDS]
+    if worst and not are_alike([one.error for one in details.weights]):
         names = ", ".join("`{}`".format(one.module[-80:].replace("`", "'")) for one in worst)
         yield f"Or leave out of it, by `ignore` in a recipe of your own, what hurts most; the largest errors: {names}."
     yield from _suffices(card)
