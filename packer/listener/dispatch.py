@@ -150,8 +150,10 @@ class Dispatcher:
 
     def _poll(self, builds: Mapping[str, Build], now: float) -> None:
         every = self.config.poll.every
-        if every and builds and now - (self.store.last_accepted(POLL) or 0) >= every:
-            self._say(POLL, list(builds), now)
+        if every and builds:
+            last = self.store.last_accepted(POLL)
+            if last is None or now - last >= every:
+                self._say(POLL, list(builds), now)
 
     def _say(self, path: str, names: Collection[str], now: float) -> None:
         changes = tuple(Change("build", name) for name in names)
