@@ -25,6 +25,12 @@ AGAIN = frozenset((5, 6))
 BEAT = 10
 """Seconds between two signs of life of a run."""
 
+PAUSE = 5
+"""Seconds without work after what should not happen."""
+
+TIDY = 3600
+"""Seconds between two times that what is old is forgotten."""
+
 SILENCE = 120
 """Seconds without one, after which a run is another's to repeat."""
 
@@ -95,7 +101,10 @@ def pause(attempt: int, retries: Retries) -> float:
 
 @dataclass
 class Dispatcher:
-    """Looks after events and runs until it is stopped. `clock` tells seconds since 1970."""
+    """Looks after events and runs until it is stopped.
+
+    `clock` tells seconds since 1970; `forget` is called now and then with the time before which nothing need be kept.
+    """
 
     config: Config
     store: Store
@@ -104,10 +113,12 @@ class Dispatcher:
     owner: str
     log: Log
     clock: Callable[[], float] = time.time
+    forget: Callable[[float], None] = lambda _: None
     _bell: Flag = field(default_factory=Flag)
     _marks: dict[str, object] = field(default_factory=dict)
     _working: dict[Future[None], Run] = field(default_factory=dict)
     _beaten: float = 0.0
+    _tidied: float = 0.0
 
     def wake(self) -> None:
         """Something happened: look at once."""
@@ -118,7 +129,11 @@ class Dispatcher:
         with ThreadPoolExecutor(self.config.concurrency, "build") as pool:
             while not stop.is_set():
                 self._bell.clear()
-                self.step(pool, stop)
+                try:
+                    self.step(pool, stop)
+                except Exception as error:  # noqa: BLE001 - a database may be away for a while
+                    self.log("defect", trace="".join(traceback.format_exception(error)))
+                    stop.wait(PAUSE)
                 self._bell.wait(0.5)
 
     def step(self, pool: ThreadPoolExecutor, stop: Flag) -> None:
@@ -185,6 +200,10 @@ class Dispatcher:
             for run in self._working.values():
                 self.store.tell(run.id, now)
             self.recover(now - SILENCE)
+        if now - self._tidied >= TIDY:
+            self._tidied = now
+            self.store.forget(now - self.config.keep)
+            self.forget(now - self.config.keep)
 
     def _start(self, pool: ThreadPoolExecutor, builds: Mapping[str, Build], stop: Flag) -> None:
         while len(self._working) < self.config.concurrency and not stop.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,14 @@ class LocalRunner:
             env=dict(self.environment),
             start_new_session=True,
         )
+
+
+def forget_logs(folder: Path, before: float) -> None:
+    """Remove the logs and reports of runs that were last written before a time, in seconds since 1970."""
+    for path in folder.glob("[0-9]*"):
+        with suppress(OSError):
+            if path.stat().st_mtime < before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class _Watch(Thread):

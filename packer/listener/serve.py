@@ -8,13 +8,14 @@ import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
 from packer.listener.builds import Builds
 from packer.listener.config import Config, Hook, RunnerKind, Secret
 from packer.listener.dispatch import SILENCE, Dispatcher, Log
-from packer.listener.local import LocalRunner
+from packer.listener.local import LocalRunner, forget_logs
 from packer.listener.runner import Runner
 from packer.listener.store import Store
 from registry.errors import UsageError
@@ -42,9 +43,10 @@ def serve(config: Config, environment: Mapping[str, str], log: Log, stop: Event)
 
     with alone(config), _opened(database(config, environment)) as store:
         builds = Builds(config.builds)
-        dispatcher = Dispatcher(config, store, builds, _runner(config, environment), _owner(), log)
+        runner, tidy = _runner(config, environment), partial(forget_logs, logs(config))
+        dispatcher = Dispatcher(config, store, builds, runner, _owner(), log, forget=tidy)
         dispatcher.recover(dispatcher.clock() - (SILENCE if config.database else 0))
-        app = create_app(config, store, builds, trusts, unguessable, logs(config), password, dispatcher.wake)
+        app = create_app(config, store, builds, trusts, unguessable, logs(config), password, dispatcher.wake, log=log)
         server = Server(app, host, port)
         with server.running() as listening:
             log("listening", address=f"{host}:{listening}", builds=sorted(builds.read()))
