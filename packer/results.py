@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ NAMES = (
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
+Stages = Mapping[str, Mapping[str, Any]]
+"""What each stage told of its result, as `Recorded` keeps it."""
+
+Write = Callable[[Mapping[str, Any], Stages], None]
+"""Takes the outcome of a build, and what its stages told."""
+
 LONGEST = 400
 """Characters of a value: all of them fit into what Tekton takes."""
 
@@ -53,7 +59,8 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the outcome goes: `file` gets the object, `folder` a file for each value, `lines` has them appended.
+    """Where the outcome goes: `file` gets the object with the values in it, `folder` a file for each value, `lines` has
+    them appended.
 
     `refusal` gets it only if another try would be refused too.
     """
@@ -64,13 +71,13 @@ class Places:
     refusal: Path | None = None
 
     @property
-    def any(self) -> bool:
-        """Whether anybody wants it."""
-        return bool(self.file or self.folder or self.lines)
+    def holds_one(self) -> bool:
+        """Whether there is no room for the outcomes of several variants."""
+        return bool(self.folder or self.lines or self.refusal)
 
     def ready(self) -> None:
         """Say that there is no outcome yet; what cannot be written is known before anything is done."""
-        Places(self.file).write({"event": "started"}, {})
+        self._write({"event": "started"})
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
         if self.lines:
@@ -88,9 +95,7 @@ class Places:
         if self.refusal and code in FINAL:
             with whole_file(self.refusal) as scratch:
                 scratch.write_text(json.dumps(vars(Refusal(code, document, values)), ensure_ascii=False) + "\n")
-        if self.file:
-            with whole_file(self.file) as scratch:
-                scratch.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
+        self._write({**document, **values})
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, value in {**values, **hints(values)}.items():
@@ -98,6 +103,20 @@ class Places:
         if self.lines:
             with self.lines.open("a", encoding="utf-8") as stream:
                 stream.writelines(f"{name}={value}\n" for name, value in values.items())
+
+    def take(self, document: Mapping[str, Any], stages: Stages) -> None:
+        """Write the outcome, with what is in it for jobs, to each place."""
+        self.write(document, values(stages))
+
+    def take_all(self, outcomes: Sequence[tuple[Mapping[str, Any], Stages]]) -> None:
+        """Write the outcomes of several variants to the file."""
+        known = [{**document, **values(stages)} for document, stages in outcomes]
+        self._write({"event": "variants", "variants": known})
+
+    def _write(self, document: Mapping[str, Any]) -> None:
+        if self.file:
+            with whole_file(self.file) as scratch:
+                scratch.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -129,7 +148,7 @@ class Recorded:
         self.inner.finished(stage, facts)
 
 
-def values(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def values(stages: Stages) -> dict[str, str]:
     """What jobs read, of what each stage told."""
     origin = stages.get("fetch", {}).get("origin", {})
     scorecard, release = stages.get("evaluate", {}), stages.get("publish", {})

@@ -42,17 +42,21 @@ def summary(document: Mapping[str, Any], access: Access) -> str:
 
     The scorecard of what was published is read from the registry; that it cannot be had is said on the page.
     """
+    if document.get("event") == "variants":
+        return "\n".join(summary(each, access) for each in document["variants"])
+    name = f" {_prose(document['variant'])}" if "variant" in document else ""
     match document.get("event"):
         case "release":
             lines = _release(document, access)
         case "scorecard":
-            lines = _refusal(document)
+            lines = _refusal(document, name)
         case "check":
             lines = _up_to_date()
         case "error":
-            lines = _error(document)
+            lines = _error(document, name)
         case _:
-            lines = iter(("## Nothing was published", "", "The build ended before it could say why: see its log."))
+            why = "The build ended before it could say why: see its log."
+            lines = iter((f"## Nothing was published{f' of{name}' if name else ''}", "", why))
     return "\n".join(lines) + "\n"
 
 
@@ -88,9 +92,9 @@ def _scorecard(reference: str | None, access: Access) -> tuple[Scorecard | None,
         return None, str(error)
 
 
-def _refusal(document: Mapping[str, Any]) -> Iterator[str]:
+def _refusal(document: Mapping[str, Any], name: str) -> Iterator[str]:
     scorecard = Scorecard.from_json(document, "the outcome of the build")
-    yield from (f"## Refused: {scorecard.verdict}", "")
+    yield from (f"## Refused:{f'{name},' if name else ''} {scorecard.verdict}", "")
     yield from (f"**{_prose(headline(scorecard))}**", "")
     yield from ("Nothing was published, and no tag was moved.", "")
     yield from _block(render(scorecard))
@@ -101,8 +105,8 @@ def _up_to_date() -> Iterator[str]:
     yield "Nothing that the release in the lock was made of has changed, and its tags name it still: nothing was built."
 
 
-def _error(document: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("## Failed", "")
+def _error(document: Mapping[str, Any], name: str) -> Iterator[str]:
+    yield from (f"## Failed{f':{name}' if name else ''}", "")
     told = [
         f"{name + ':':<9} {document[name]}" for name in ("subject", "expected", "found", "hint") if name in document
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from packer.buildfile import BuildFile
     from packer.lock import Entry
     from packer.pipeline import Build
-    from packer.results import Places, Recorded
+    from packer.results import Places, Recorded, Stages, Write
     from packer.watch import Listener
 
 MODELPACK = ("shared", "raw", "none")
@@ -128,16 +128,34 @@ def build(model: str, *, until: str, variant: tuple[str, ...], as_json: bool, **
             click.echo(json.dumps(before.document, ensure_ascii=False))
         return before.exit_code
     places.ready()
-    with _told(places, "", {}):
+    with _told(places.take, "", {}):
         builds = chosen(builds_of(model, flags), variant)
-        if len(builds) > 1 and places.any:
+        if len(builds) > 1 and places.holds_one:
             raise UsageError(
                 "the result of one build is asked for, and there are several",
                 found=", ".join(builds),
-                hint=f"choose one: --variant {next(iter(builds))}",
+                hint=f"choose one: --variant {next(iter(builds))}; --result-file takes all",
             )
     path = Path(model) if _is_build_file(model) else None
-    return max(_build(path, name, file, until, places, flags, as_json=as_json) for name, file in builds.items())
+    if len(builds) == 1:
+        ((name, file),) = builds.items()
+        return _build(path, name, file, until, places.take, flags, as_json=as_json)
+    return _build_all(path, builds, until, places, flags, as_json=as_json)
+
+
+def _build_all(
+    path: Path | None, builds: dict[str, BuildFile], until: str, places: Places, flags: dict[str, Any], *, as_json: bool
+) -> int:
+    """One variant after the other, and at the end a line for each, also if one fails; the highest exit code."""
+    from packer.variants import Variants
+
+    ended, codes = Variants(tuple(builds), places), [0]
+    try:
+        for name, file in builds.items():
+            codes.append(_build(path, name, file, until, ended.of(name), flags, as_json=as_json))
+    finally:
+        click.echo(json.dumps(ended.to_json(), ensure_ascii=False) if as_json else f"\n{ended.render()}")
+    return max(codes)
 
 
 @click.command(short_help="Show what a build would do, without doing it.")
@@ -176,7 +194,7 @@ def build_one(path: Path, name: str, file: BuildFile, flags: dict[str, Any], *, 
     """Build and publish one variant of a build file; the exit code."""
     from packer.results import Places
 
-    return _build(path, name, file, STAGES[-1], Places(), flags, as_json=as_json)
+    return _build(path, name, file, STAGES[-1], Places().take, flags, as_json=as_json)
 
 
 def _build(
@@ -184,19 +202,23 @@ def _build(
     name: str,
     file: BuildFile,
     until: str,
-    places: Places,
+    write: Write,
     flags: dict[str, Any],
     *,
     as_json: bool,
 ) -> int:
-    """One build, told, locked, and written to where it is wanted; the exit code."""
+    """One build, told, locked, and its outcome written; the exit code."""
     from packer.inputs import pinned
     from packer.plan import resolve
-    from packer.results import Recorded, values
+    from packer.results import Recorded
 
+    if name:
+        click.echo(
+            json.dumps({"event": "variant", **_named(name)}) if as_json else f"variant   {name}", err=not as_json
+        )
     with listener(in_json=as_json) as told:
         recorded = Recorded(told)
-        with _told(places, name, recorded.stages):
+        with _told(write, name, recorded.stages):
             reach = access(dict(flags), told.noted)
             plan = resolve(file, until, work(), reach, environment())
             plan, inputs = pinned(plan, file, path.parent) if path else (plan, {})
@@ -204,26 +226,24 @@ def _build(
         if path and "publish" in recorded.stages:
             _lock(path, name, inputs, recorded)
     if is_refused(result):
-        places.write({"event": "scorecard", **_named(name), **result.scorecard.to_json()}, values(recorded.stages))
-        return tell_refusal(result, as_json=as_json)
+        write({"event": "scorecard", **_named(name), **result.scorecard.to_json()}, recorded.stages)
+        return tell_refusal(result, name, as_json=as_json)
     event = "release" if until == STAGES[-1] else "stopped"
     document = {"event": event, "after": until, **_named(name), **_outcome(plan, result)}
-    places.write(document, values(recorded.stages))
+    write(document, recorded.stages)
     click.echo(json.dumps(document, ensure_ascii=False) if as_json else _conclusion(plan, until, result))
     return 0
 
 
 @contextmanager
-def _told(places: Places, name: str, stages: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+def _told(write: Write, name: str, stages: Stages) -> Iterator[None]:
     """An error of the block is a result too."""
-    from packer.results import values
-
     try:
         yield
     except Exception as error:
         known = expected(error)
         if isinstance(known, PackerError):
-            places.write({"event": "error", **_named(name), **known.to_json()}, values(stages))
+            write({"event": "error", **_named(name), **known.to_json()}, stages)
         raise
 
 

@@ -101,18 +101,21 @@ def is_refused(result: object) -> bool:
     return isinstance(result, Evaluated) and not result.scorecard.is_accepted
 
 
-def tell_scorecard(result: Any, *, as_json: bool) -> None:
-    """Print the scorecard of an evaluation."""
+def tell_scorecard(result: Any, variant: str = "", *, as_json: bool) -> None:
+    """Print the scorecard of an evaluation, of a variant if it has a name."""
     from packer.scorecards import render
 
     if as_json:
-        click.echo(json.dumps({"event": "scorecard", **result.scorecard.to_json()}, ensure_ascii=False))
+        named = {"variant": variant} if variant else {}
+        click.echo(json.dumps({"event": "scorecard", **named, **result.scorecard.to_json()}, ensure_ascii=False))
     else:
         click.echo(render(result.scorecard))
 
 
-def tell_refusal(result: Any, *, as_json: bool) -> int:
+def tell_refusal(result: Any, variant: str = "", *, as_json: bool) -> int:
     """Print the scorecard of a model that does not ship, and return the exit code."""
-    tell_scorecard(result, as_json=as_json)
-    click.echo(f"refused: {result.scorecard.verdict}; nothing was published", err=True)
+    tell_scorecard(result, variant, as_json=as_json)
+    click.echo(
+        f"refused: {f'{variant}, ' if variant else ''}{result.scorecard.verdict}; nothing was published", err=True
+    )
     return REFUSED

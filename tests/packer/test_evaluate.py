@@ -316,6 +316,36 @@ def test_a_build_must_have_something_to_measure_against(place: Place) -> None:
     assert "nothing says on what to evaluate" in done.stderr
 
 
+def test_variants_end_with_a_line_each(place: Place, tmp_path: Path) -> None:
+    """One ships and one does not: the last line says so, as do the result and the page about it."""
+    document = {
+        "source": str(place.model),
+        "quantize": "fp8-dynamic",
+        "evaluate": {"suite": str(place.suite)},
+        "publish": {"to": "oci:out", "base": "none"},
+        "variants": [
+            {"name": "good", "evaluate": {"retain": 0.8}},
+            {"name": "bad", "evaluate": {"retain": 0.9999}},
+        ],
+    }
+    (tmp_path / "packer.yaml").write_text(json.dumps(document))
+    done = place.packer("build", tmp_path / "packer.yaml", "--result-file", tmp_path / "r")
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1] == "refused: bad, lost; nothing was published"
+    good, bad = (line.split() for line in done.stdout.splitlines()[-2:])
+    assert (good[:2], good[-1]) == (["good", "retained"], f"oci:{tmp_path}/out:good")
+    assert bad[:2] == ["bad", "lost"]
+    assert "nothing was published: Lost: perplexity keeps" in done.stdout.splitlines()[-1]
+    told = json.loads((tmp_path / "r").read_text())["variants"]
+    assert [(one["variant"], one["event"], one["VERDICT"]) for one in told] == [
+        ("good", "release", "retained"),
+        ("bad", "scorecard", "lost"),
+    ]
+    assert (told[0]["RETENTION"], told[1]["IMAGE_URL"]) == (told[1]["RETENTION"], "")
+    page = packer("ci", "summary", tmp_path / "r").stdout
+    assert "## Refused: bad, lost" in page
+
+
 def test_a_model_that_another_tool_quantized(place: Place, tmp_path: Path) -> None:
     """With a build file: the suite is written out in it, the baseline is named, paths are from its folder."""
     candidate = place.quantized("fp8-dynamic")

@@ -98,10 +98,48 @@ def test_all_variants_are_built_or_those_that_are_named(folder: Path) -> None:
     )
 
 
+def test_the_last_words_are_of_each_variant(folder: Path) -> None:
+    """Where each is, or why it is nowhere; those behind one that failed are named too."""
+    document = json.loads((folder / "packer.yaml").read_text())
+    wrong = {"name": "wrong", "source": "nothing"}
+    variants = [document["variants"][0], wrong, document["variants"][1]]
+    (folder / "packer.yaml").write_text(json.dumps({**document, "variants": variants}))
+    done = packer("build", folder / "packer.yaml", "--result-file", folder / "r", check=False)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("variant ")] == [
+        "variant   plain",
+        "variant   wrong",
+    ]
+    rows = [line.split(maxsplit=3) for line in done.stdout.splitlines()[-3:]]
+    assert rows[0] == ["plain", "-", "-", f"oci:{folder}/out:plain"]
+    assert rows[1][:3] == ["wrong", "-", "-"]
+    assert rows[1][3].startswith(f"failed: {folder}/nothing: there is no such model")
+    assert rows[2] == ["raw", "-", "-", "not built"]
+    told = json.loads((folder / "r").read_text())["variants"]
+    assert [(one["variant"], one["event"]) for one in told] == [
+        ("plain", "release"),
+        ("wrong", "error"),
+        ("raw", "none"),
+    ]
+    assert told[0]["IMAGE_URL"] == f"oci:{folder}/out:plain"
+    assert told[0]["image"] == f"oci:{folder}/out@{told[0]['IMAGE_DIGEST']}"
+    last = events("build", folder / "packer.yaml", "--variant", "plain", "--variant", "raw")[-1]
+    assert (last["event"], [one["to"] for one in last["variants"]]) == (
+        "variants",
+        [f"oci:{folder}/out:plain", f"oci:{folder}/out:raw"],
+    )
+    page = packer("ci", "summary", folder / "r").stdout
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        f"## `oci:{folder}/out:plain`",
+        "## Failed: wrong",
+        "## Nothing was published of raw",
+    ]
+
+
 def test_what_is_said_of_variants(folder: Path) -> None:
     done = packer("build", folder / "packer.yaml", "--variant", "rwa", check=False)
     assert (done.returncode, "plain, raw" in done.stderr) == (2, True)
-    done = packer("build", folder / "packer.yaml", "--result-file", folder / "x", check=False)
+    done = packer("build", folder / "packer.yaml", "--result-env", folder / "x", check=False)
     assert (done.returncode, "choose one: --variant plain" in done.stderr) == (2, True)
     done = packer("plan", folder / "packer.yaml", check=False)
     assert (done.returncode, "choose one: --variant plain" in done.stderr) == (2, True)
@@ -115,7 +153,9 @@ def test_results_in_three_forms(folder: Path, registry: Server) -> None:
     (folder / "env").write_text("KEPT=1\n")
     to = f"{registry.address}/variants/results:v1"
     last = release(folder / "packer.yaml", "--variant", "plain", "--to", to, *flags)
-    assert json.loads((folder / "a/result.json").read_text()) == last
+    document = json.loads((folder / "a/result.json").read_text())
+    assert {key: value for key, value in document.items() if key not in NAMES} == last
+    assert {name: document[name] for name in NAMES} == {name: (folder / "b" / name).read_text() for name in NAMES}
     files = {path.name: path.read_text() for path in (folder / "b").iterdir()}
     repository, _, digest = last["image"].partition("@")
     modelpack = {"uri": files["MODELPACK_URL"], "digest": files["MODELPACK_DIGEST"], "isBuildArtifact": "true"}
@@ -165,7 +205,8 @@ def test_what_was_refused_is_not_tried_again(folder: Path) -> None:
     again = packer("build", folder / "model", *flags, "--result-file", folder / "again", "--json", check=False)
     assert (again.returncode, "refused before, and is not tried again" in again.stderr) == (3, True)
     assert (folder / "again").read_text() == (folder / "first").read_text()
-    assert json.loads(again.stdout) == json.loads((folder / "first").read_text())
+    document = json.loads((folder / "first").read_text())
+    assert json.loads(again.stdout) == {key: value for key, value in document.items() if key not in NAMES}
     assert packer("build", folder / "model", *flags[:-1], folder / "another").returncode == 0
     assert not (folder / "another").exists()
 
