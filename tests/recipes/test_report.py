@@ -462,8 +462,10 @@ def test_hostile_texts_are_seen_and_do_nothing() -> None:
 def test_a_number_is_rounded_in_one_way() -> None:
     """An agreement that counts has an interval of a confidence of its own, and that one alone is shown."""
     wide = Interval(0.8812, 0.9051, 0.9285)
-    metrics = (RETAINED.metrics[0], replace(RETAINED.metrics[1], retention=wide, is_gated=True))
-    text = Reader(render(replace(RETAINED, metrics=metrics), CASES["retained"][1])).text.replace("\u00a0", " ")
+    agreed = replace(LOST.metrics[1], retention=wide, is_gated=True, verdict=Verdict.UNDECIDED)
+    text = Reader(render(replace(LOST, metrics=(LOST.metrics[0], agreed)), CASES["lost"][1])).text.replace(
+        "\u00a0", " "
+    )
     assert text.count("88.1 to 92.9 %") == 2 and "89.7" not in text
     assert not re.search(r"0\.90|(?<!\d)0\.9051|90\.51", text) and text.count("90.5 %") >= 3
     assert "2 metrics are gated: each has 97.5 %, which makes 95 % for all of them together" in text
@@ -669,7 +671,7 @@ LOOKS = f"""
 }})
 """
 CUT = """
-[...document.querySelectorAll('.verdict, .cards td, .cards tbody th, .sizes td, .sizes th')].filter(element => {
+[...document.querySelectorAll('.verdict, .wide td, .wide tbody th')].filter(element => {
     const box = element.getBoundingClientRect(), frame = element.closest('.wide').getBoundingClientRect();
     return !box.width || box.left < frame.left - 1 || box.right > frame.right + 1;
 }).map(element => element.outerHTML.slice(0, 80))
@@ -730,10 +732,26 @@ def is_step(one: float, other: float) -> bool:
 @pytest.mark.parametrize("width", [1280, 360])
 def test_bars_are_as_long_as_what_they_stand_for(chromium: Browser, tmp_path: Path, width: int) -> None:
     page = tmp_path / "report.html"
-    page.write_text(report("retained"), encoding="utf-8")
+    sizes = [Size((("model.safetensors", count),), MEBI) for count in (1500 * MEBI, 500 * MEBI)]
+    page.write_text(render(RETAINED, Details(*sizes)), encoding="utf-8")
     chromium.show(page, width, is_dark=False)
     before, after = chromium.value(BARS)  # of the weights; memory is of another kind, and has none
-    assert after / before == pytest.approx(156 / 256, rel=0.02) and before > 50
+    assert after / before == pytest.approx(1 / 3, rel=0.02) and before > 50
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.3, 4])
+@pytest.mark.parametrize("layers", [2, 28])
+def test_no_texts_of_a_figure_overlap_however_the_numbers_lie(
+    chromium: Browser, tmp_path: Path, spread: float, layers: int
+) -> None:
+    random = np.random.default_rng(3)
+    narrow = np.exp(random.normal(-4, spread, 500))
+    shown = replace(CASES["retained"][1], divergence=narrow, agreement=np.ones(9), weights=tuple(weights(layers)))
+    page = tmp_path / "report.html"
+    page.write_text(render(RETAINED, shown), encoding="utf-8")
+    for width in (1280, 360):
+        chromium.show(page, width, is_dark=False)
+        assert chromium.value(OVERLAPS) == []
 
 
 def test_the_browser_tells_what_is_wrong_with_a_page(chromium: Browser, tmp_path: Path) -> None:
