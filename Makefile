@@ -17,7 +17,7 @@ PICKLES := .cache/models/pickle
 REAL    := .cache/models/real
 CLIENTS := cel github hadolint kserve modelcar modelpack olah olot
 PEERS   := olot oras
-DEBIAN  := podman buildah runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git nginx openssl chromium shellcheck jq postgresql
+DEBIAN  := podman buildah runc conmon catatonit containernetworking-plugins docker-registry skopeo umoci containerd busybox-static git nginx openssl chromium shellcheck jq postgresql systemd
 
 # podman, containerd, mounts and foreign owners want root
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
