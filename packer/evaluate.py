@@ -22,7 +22,9 @@ from recipes.evaluation.scorecard import Gate, Scorecard
 from recipes.evaluation.suite import Kind, Suite, find_suite
 from recipes.quantize import Workplace
 from recipes.task import whole_file
+from registry.descriptor import digest_of
 from registry.errors import UsageError
+from registry.manifest import encode
 from registry.memory import Memory
 
 DEFAULT_RETAIN = 0.99
@@ -94,8 +96,11 @@ def write_report(evaluated: Evaluated, folder: Path) -> Path:
 
 
 def report_folder(work: Path, scorecard: Scorecard) -> Path:
-    """Where a report goes that nobody asked for."""
-    return work / "reports" / scorecard.candidate.digest.partition(":")[2][:16]
+    """Where a report goes that nobody asked for: another for each baseline, suite, data, seed and gate."""
+    used, gate = scorecard.samples, scorecard.to_json()["gate"]
+    asked = [scorecard.baseline.digest, used.suite_digest, used.data_digest, scorecard.circumstances.seed, gate]
+    digests = scorecard.candidate.digest, digest_of(encode({"asked": asked}))
+    return work / "reports" / "-".join(digest.partition(":")[2][:16] for digest in digests)
 
 
 def evaluation_place(work: Path, environment: Mapping[str, str], memory: Memory) -> Workplace:

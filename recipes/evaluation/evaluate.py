@@ -207,8 +207,8 @@ class _Evaluating:
                 "versions": self.versions,
                 "kind": [self.kind, has_short_floats()],
                 "model": self.models[0].digest,
-                "suite": how.suite.digest,
-                "seed": how.suite.seed,
+                "suite": how.suite.measures,
+                "seed": None if how.samples else how.suite.seed,  # by which samples were chosen, or answers are drawn
                 "samples": how.samples.chosen if how.samples else None,
                 "asked": self.asked.get("data"),
             },

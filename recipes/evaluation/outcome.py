@@ -129,7 +129,8 @@ def remembered(folder: Path, scorecard: Scorecard) -> Scorecard:
 
     One that ended because time was up is not kept: the next goes further.
     """
-    key = digest_of(encode(scorecard.to_json()["gate"])).partition(":")[2][:16]
+    asked = {"gate": scorecard.to_json()["gate"], "suite": scorecard.samples.suite_digest}
+    key = digest_of(encode(asked)).partition(":")[2][:16]
     path = folder / f"scorecard-{key}.json"
     known = _read(path) if path.exists() else None
     if known and _but_for_the_run(known, scorecard) == scorecard:

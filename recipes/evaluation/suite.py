@@ -54,6 +54,9 @@ class _Document(BaseModel):
     metrics: dict[str, str] = {}
 
 
+_MEASURING = {Kind.FIDELITY: ("window",), Kind.TASKS: ("tasks", "fewshot", "metrics")}
+"""What has a part in what is measured of a sample, besides the data."""
+
 _OF_KIND = {
     Kind.FIDELITY: ("data", "passages", "window", "gate"),
     Kind.TASKS: ("tasks", "include", "limit", "fewshot", "metrics"),
@@ -67,13 +70,15 @@ class Suite:
     Fidelity: `data` is a file or folder of text, of which `passages` are used before an evaluation is extended, each
     cut to `window` tokens; `gate` are the measures that count. Tasks: `tasks` are names that lm-eval knows, or that are
     defined in the folder `include`; of each the first `limit` documents are used, all if None; `metrics` names the one
-    that counts for a task. `digest` is that of all this, and of the files that belong to it.
+    that counts for a task. `digest` is that of all this, and of the files that belong to it; `measures` is that of what
+    has a part in what is measured of a sample: neither names nor thresholds, and not how many samples are used.
     """
 
     name: str
     description: str
     kind: Kind
     digest: Digest
+    measures: Digest
     retain: float | None
     seed: int
     data: Path | None
@@ -144,9 +149,11 @@ def _made(document: Mapping[Any, Any], folder: Path, origin: str) -> Suite:
     data, include = ((folder / each) if each else None for each in (said.data, said.include))
     known = {**said.model_dump(mode="json", exclude={"data", "include"}), "kind": kind.value}
     files = {"data": _digests(data, origin), "include": _digests(include, origin)}
+    measuring = {key: known[key] for key in ("kind", *_MEASURING[kind])}
     return Suite(
         **{**said.model_dump(), "kind": kind, "data": data, "include": include},
         digest=digest_of(encode({**known, **files})),
+        measures=digest_of(encode({**measuring, "include": files["include"]})),
     )
 
 

@@ -284,6 +284,22 @@ def test_models_of_a_registry_are_fetched(place: Place, registry: Server, tmp_pa
     assert "nothing here runs this model" in done.stderr
 
 
+def test_another_name_or_gate_of_a_suite_measures_nothing_anew(place: Place, tmp_path: Path) -> None:
+    """What decides nothing of a sample may change; each evaluation has a report of its own in the cache."""
+    code, card, _ = place.evaluate(place.model)
+    assert code == 0
+    before, data = place.measured(), json.loads(place.suite.read_text())["data"]
+    changed = {"name": "other", "description": "?", "gate": ["agreement"], "retain": 0.9, "passages": 40}
+    (tmp_path / "other.yaml").write_text(json.dumps({**SUITE, **changed, "data": data}))
+    code, other, _ = place.evaluate(place.model, "--suite", tmp_path / "other.yaml", "--confidence", "0.9")
+    assert (code, other["samples"]["suite"], other["gate"]["retain"]) == (0, "other", 0.9)
+    assert other["samples"]["suite_digest"] != card["samples"]["suite_digest"]
+    assert place.measured() == before
+    folders = {path.parent for path in (place.folder / "cache/reports").glob("*/scorecard.json")}
+    suites = [json.loads((path / "scorecard.json").read_text())["samples"]["suite"] for path in folders]
+    assert {"short", "other"} <= set(suites)
+
+
 def test_tasks_that_cannot_decide_are_refused_at_the_start(place: Place) -> None:
     done = place.packer("evaluate", place.model, "--baseline", place.model, "--suite", "capitals", "--retain", "0.99")
     assert done.returncode == 2
