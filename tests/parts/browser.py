@@ -43,8 +43,8 @@ class Browser:
         assert "error" not in answer, answer
         return answer["result"]
 
-    def show(self, page: Path, width: int, *, is_dark: bool, height: int = 900) -> None:
-        """Load a page in a window of that width, in CSS pixels."""
+    def show(self, page: Path | str, width: int, *, is_dark: bool, height: int = 900) -> None:
+        """Load a page, a file or at an address, in a window of that width, in CSS pixels."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}]
@@ -53,7 +53,7 @@ class Browser:
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         self.ask("Emulation.setScrollbarsHidden", hidden=True)
         self._events.clear()
-        self.ask("Page.navigate", url=page.as_uri())
+        self.ask("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
         while "Page.loadEventFired" not in self._events:
             self._next()
 

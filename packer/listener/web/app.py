@@ -29,6 +29,9 @@ from packer.listener.web.refusals import TEXTS, RefusedError, described
 from packer.listener.web.stream import Changes
 from registry.events.trust import Trust
 
+_UNTRACED = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+"""Traces would have the addresses, of which some are secret."""
+
 _DESCRIPTION = "Takes webhook deliveries, and tells what came of them. Only the hooks change anything."
 
 
@@ -63,6 +66,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=_UNTRACED,  # type: ignore[arg-type]
         lifespan=_lifespan(changes),
     )
     app.state.changes = changes

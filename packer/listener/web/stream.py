@@ -66,8 +66,7 @@ class Changes:
         """Look for changes until cancelled."""
         known: Hashable = None
         while True:
-            if self._bells:
-                known = await self._look(known)
+            known = await self._look(known) if self._bells else None
             await asyncio.sleep(EVERY)
 
     async def _look(self, known: Hashable) -> Hashable:
@@ -75,7 +74,7 @@ class Changes:
             mark = await anyio.to_thread.run_sync(self._mark)
         except Exception:  # noqa: BLE001 - a database that does not answer now may later
             return known
-        if known not in {None, mark}:
+        if known != mark:
             for bell in self._bells:
                 bell.set()
         return mark

@@ -46,7 +46,7 @@ def iso(at: float) -> str:
 
 def percent(share: float) -> str:
     """A share: `99.34 %`, cut and not rounded, so that nothing looks better than it is."""
-    return f"{int(share * 10_000 + 1e-6) / 100:.2f}\N{NO-BREAK SPACE}%"
+    return f"{int(share * 10_000 + 1e-6) / 100:.2f} %"
 
 
 def short(reference: str) -> str:
