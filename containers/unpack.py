@@ -161,9 +161,14 @@ def is_wanted(layer: Descriptor, manifest: Manifest, include: Sequence[str] = ()
     if not layer.media_type.startswith((*_MODEL, *_IMAGE)):
         return False
     path = layer.annotations.get(FILEPATH, "")
-    if CARD not in manifest.annotations:
+    if not _names_its_layers(manifest):
         return not layer.media_type.endswith(".raw") or _is_chosen(raw_name(layer), include)
     return path == ROOT or (bool(path) and matches(path.removeprefix(f"{ROOT}/"), include))
+
+
+def _names_its_layers(manifest: Manifest) -> bool:
+    """Whether the layers say what they hold: not where another made them, or compressed them anew as skopeo does."""
+    return CARD in manifest.annotations and any(FILEPATH in layer.annotations for layer in manifest.layers)
 
 
 def refuse_conflicts(names: set[str], manifest: Manifest) -> None:

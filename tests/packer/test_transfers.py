@@ -141,6 +141,18 @@ def test_an_artifact_is_a_source(strict: StrictRegistry, model: Path, tmp_path: 
     assert release(tmp_path / "packer.yaml")["image"].rpartition("@")[2] == again["image"].rpartition("@")[2]
 
 
+def test_what_skopeo_compressed_anew_is_still_the_model(registry: Server, model: Path, tmp_path: Path) -> None:
+    """It drops the annotations of layers, as it does for every registry unless it is told to preserve digests."""
+    flags = ("--base", "none", "--modelpack", "none", "--platform", "linux/amd64")
+    release(model, "--to", f"oci:{tmp_path}/layout:v1", *flags)
+    copied = f"{registry.address}/skopeo/{tmp_path.name.lower()}:v1"
+    run("skopeo", "copy", "--all", "--dest-tls-verify=false", f"oci:{tmp_path}/layout:v1", f"docker://{copied}")
+    packer("pull", copied, tmp_path / "pulled")
+    pulled = {path.name: path.read_bytes() for path in (tmp_path / "pulled").iterdir() if path.is_file()}
+    assert pulled == {path.name: path.read_bytes() for path in model.iterdir()}
+    assert events("build", f"oci://{copied}", "--to", f"oci:{tmp_path}/again", "--base", "none")[-1]["event"] == "release"
+
+
 def test_plan(strict: StrictRegistry, model: Path) -> None:
     to = ("--to", f"{strict.address}/a/b:v1")
     before = json.loads(packer("plan", model, *to, "--json").stdout)
