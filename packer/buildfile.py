@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from containers.modelpack import ModelPack
 from formats.text import parse_yaml, printable
@@ -68,9 +69,25 @@ class RemoteCode(StrEnum):
     ALLOW = "allow"
 
 
+def _keyed(read: Callable[[Any], object]) -> BeforeValidator:
+    """What reads a value, so that what is wrong with it is said of its key."""
+
+    def keyed(value: object) -> object:
+        try:
+            return read(value)
+        except UsageError as error:
+            said = {key: getattr(error, key) for key in ("what", "expected", "hint")}
+            raise PydanticCustomError(_OURS, "{what}", said) from error
+
+    return BeforeValidator(keyed)
+
+
+_OURS = "ours"
+"""The type of what `_keyed` raises."""
+
 M = TypeVar("M", bound=BaseModel)
-Size = Annotated[int, BeforeValidator(parse_size)]
-PlatformName = Annotated[Platform, BeforeValidator(lambda value: Platform.parse(str(value)))]
+Size = Annotated[int, _keyed(parse_size)]
+PlatformName = Annotated[Platform, _keyed(lambda value: Platform.parse(str(value)))]
 
 
 class _Strict(BaseModel):
@@ -139,7 +156,23 @@ def parse_duration(text: object) -> float:
     return seconds
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
+Duration = Annotated[float, _keyed(parse_duration)]
+
+
+def parse_share(text: object) -> float:
+    """The share of 1 that `0.95` means; `UsageError` for anything else, such as 95 or 1.5."""
+    said = str(text).strip()
+    match = re.fullmatch(r"(\d{0,9}(?:\.\d{1,20})?) ?(%?)", said)
+    share = float(match[1]) if match and match[1] else 0.0
+    if match and not match[2] and 0 < share <= 1:
+        return share
+    meant = share / 100 if match and (match[2] or share >= 2) else 0.0
+    hint = f"did you mean {meant:.6g}?" if 0 < meant <= 1 else "1 is all of the baseline, 0.95 is 95 % of it"
+    expected = "a share of the baseline, above 0 and at most 1, such as 0.95"
+    raise UsageError("this is nothing that can be retained", expected=expected, found=printable(said)[:100], hint=hint)
+
+
+Share = Annotated[float, _keyed(parse_share)]
 
 
 class Evaluate(_Strict):
@@ -150,7 +183,7 @@ class Evaluate(_Strict):
     """
 
     suite: str | dict[str, Any] | None = None
-    retain: Annotated[float, Field(gt=0, lt=2)] | None = None
+    retain: Share | None = None
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     budget: Duration = 1200.0
     undecided: Undecided = Undecided.REFUSE
@@ -323,6 +356,10 @@ def _explain(path: Path, error: ValidationError) -> UsageError:
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
     path_to = ".".join(str(part) for part in first["loc"][:-1])
+    if first["type"] == _OURS:
+        said, found = first["ctx"], printable(str(first["input"]))[:100]
+        what = f"{place}: {said['what']}"
+        return UsageError(what, subject=str(path), expected=said["expected"], found=found, hint=said["hint"])
     if first["type"] != "extra_forbidden":
         found = first.get("input")
         message = _MESSAGES.get(first["type"], first["msg"])
@@ -374,14 +411,22 @@ _OF_EVALUATE = "evaluate_"
 """How the names of the flags begin that belong to `evaluate`, whose keys other sections have too."""
 
 
-_READ: dict[str, Callable[[Any], Any]] = {"budget": parse_duration, "undecided": Undecided}
+_READ: dict[str, Callable[[Any], Any]] = {"budget": parse_duration, "undecided": Undecided, "retain": parse_share}
 """How flags become values, where they are texts and the values are not."""
 
 
 def of_evaluate(values: dict[str, Any]) -> dict[str, Any]:
     """Of the values that flags gave, those of `evaluate`, by its keys."""
     given = {key.removeprefix(_OF_EVALUATE): value for key, value in values.items() if key.startswith(_OF_EVALUATE)}
-    return {key: _READ[key](value) if key in _READ else value for key, value in given.items() if value is not None}
+    return {key: _read_flag(key, value) for key, value in given.items() if value is not None}
+
+
+def _read_flag(key: str, value: Any) -> Any:
+    try:
+        return _READ[key](value) if key in _READ else value
+    except UsageError as error:
+        error.subject = f"--{key}"
+        raise
 
 
 def fill(section: M, values: dict[str, Any]) -> M:

@@ -54,8 +54,8 @@ _EVALUATING = (
     click.option(
         "--retain",
         "evaluate_retain",
-        type=click.FloatRange(0, 2, min_open=True, max_open=True),
-        help="The share of the baseline to keep. Default: the suite's, or 0.99.",
+        metavar="SHARE",
+        help="The share of the baseline to keep, such as 0.95. Default: the suite's, or 0.99.",
     ),
     click.option(
         "--confidence",

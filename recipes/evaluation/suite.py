@@ -41,7 +41,7 @@ class _Document(BaseModel):
     name: Annotated[str, Field(min_length=1)] = ""
     description: str = ""
     kind: Kind | None = None
-    retain: Annotated[float, Field(gt=0, lt=2)] | None = None
+    retain: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: int = 0
     data: str | None = None
     passages: Annotated[int, Field(ge=1)] = 128
