@@ -19,7 +19,7 @@ from recipes.evaluation.scorecard import Interval, Metric, Party, Scorecard
 from registry.access import Access
 from registry.blob import Blob, read_all
 from registry.descriptor import Descriptor, Digest
-from registry.errors import ContentError, NotFoundError, UsageError
+from registry.errors import ContentError, ModelError, UsageError
 from registry.manifest import Index, Manifest, parse_json_object
 from registry.reference import LayoutReference, Reference
 from registry.store import Source, open_store
@@ -47,9 +47,9 @@ class Published:
     report: Blob | None
 
     def read_report(self) -> bytes:
-        """The page of HTML beside it; `NotFoundError` if there is none, `ContentError` if it is damaged or too long."""
+        """The page of HTML beside it; `ModelError` if there is none, `ContentError` if it is damaged or too long."""
         if not self.report:
-            raise NotFoundError("no report lies beside this scorecard", subject=self.digest)
+            raise ModelError("no report lies beside this scorecard", subject=self.digest)
         return read_all(self.report, MAX_REPORT)
 
 
@@ -57,7 +57,7 @@ def fetch_scorecard(text: str, access: Access) -> tuple[Published, Reference | L
     """The scorecard of what `text` names (an image index, an image of it, a ModelPack manifest, or the referrer itself)
     and the reference of its referrer: of several, the one that was measured last.
 
-    `NotFoundError` if there is none.
+    `ModelError` if there is none: the registry has done nothing wrong.
     """
     reference = artifact(text)
     if not reference:
@@ -66,10 +66,11 @@ def fetch_scorecard(text: str, access: Access) -> tuple[Published, Reference | L
     store = open_store(reference, access)
     if published := find_scorecard(store.resolve(reference.name), store):
         return published, reference.at(published.digest)
-    raise NotFoundError(
+    raise ModelError(
         "nothing is published of an evaluation of this model",
         subject=str(reference),
-        hint="packer evaluate CANDIDATE --baseline SOURCE measures it; packer build --evaluate publishes the evidence",
+        hint=f"packer evaluate {text} --baseline SOURCE measures it; packer build MODEL --to DEST --quantize RECIPE "
+        "--evaluate fidelity publishes one with its scorecard",
     )
 
 

@@ -23,7 +23,7 @@ from recipes.evaluation.scorecard import Gate, Interval, Scorecard, Undecided, V
 from registry.access import Access
 from registry.blob import BytesBlob
 from registry.descriptor import Descriptor, digest_of
-from registry.errors import ContentError, NotFoundError, UsageError
+from registry.errors import ContentError, ModelError, UsageError
 from registry.layout import Layout
 from registry.manifest import encode, make_manifest
 from registry.reference import parse_reference
@@ -225,9 +225,10 @@ def test_no_tag_is_ever_without_its_evidence(strict: StrictRegistry, model: Path
 
 def test_without_a_scorecard_none_is_said_to_be_there(place: str, model: Path) -> None:
     assert unmeasured(model, f"{place}:v1").scorecard is None
-    with pytest.raises(NotFoundError) as caught:
+    with pytest.raises(ModelError) as caught:
         fetch_scorecard(f"{place}:v1", Access())
-    assert "packer evaluate" in caught.value.hint
+    assert caught.value.exit_code == 3  # no registry has failed
+    assert f"packer evaluate {place}:v1 --baseline SOURCE" in caught.value.hint
 
 
 def test_a_folder_has_no_scorecard(model: Path) -> None:
@@ -373,7 +374,7 @@ def test_a_referrer_of_another_manifest_is_not_believed(strict: StrictRegistry, 
     fallback = {digest: f"sha256-{digest[7:]}" for digest in strict.manifests("a/b")}
     image, modelpack = (str(name).rpartition("@")[2] for name in (release.image, release.modelpack))
     strict.repository("a/b").tags[fallback[image]] = tags[fallback[modelpack]]
-    with pytest.raises(NotFoundError, match="nothing is published"):
+    with pytest.raises(ModelError, match="nothing is published"):
         fetch_scorecard(f"{place}:v1", Access())
 
 
