@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from formats.snapshot import Snapshot
 from formats.text import printable
 from packer.buildfile import Evaluate
 from packer.datasets import data_name, find_data
+from packer.look import artifact
 from packer.quantize import require_device, workplace
-from packer.sources import Reach, parse_source
+from packer.sources import ArtifactSource, Reach, Source, parse_source
 from packer.validate import Policy, validate
 from packer.watch import Run
 from recipes.calibration import Samples, read_samples
@@ -75,12 +77,31 @@ def evaluate_models(candidate: str, baseline: str, how: Evaluation, reach: Reach
     """The stage, for two models that are named."""
     policy = Policy(allow_code=True)
     models = []
-    for source in [
-        parse_source(text, (), reach) for text in (baseline, candidate)
-    ]:  # a typo is known before a download
+    named = {"baseline": baseline, "candidate": candidate}
+    sources = {part: _source(part, text, reach) for part, text in named.items()}  # a typo is known before a download
+    for part, source in sources.items():
+        run.listener.noted(f"the {part}: {named[part]}")
         snapshot: Snapshot = run("fetch", source.fetch)
         models.append(run("validate", validate, snapshot, policy))
+    how = replace(how, names=(model_name(baseline), model_name(candidate)))
     return run("evaluate", evaluate, models[0], models[1], how)
+
+
+def _source(part: str, text: str, reach: Reach) -> Source:
+    """The model that is named as a build takes it, or as `packer inspect` does; if it is not there, `UsageError` says
+    which of the two that is.
+    """
+    try:
+        reference = None if "://" in text else artifact(text)
+        return ArtifactSource(reference, (), reach) if reference else parse_source(text, (), reach)
+    except UsageError as error:
+        error.what = f"the {part}: {error.what}"
+        raise
+
+
+def model_name(text: str) -> str:
+    """What a model is called that says nothing of it: a folder or a file by its own name, all else as it is named."""
+    return Path(os.path.normpath(Path(text).absolute())).name if Path(text).exists() else text.rpartition("/")[2]
 
 
 def write_report(evaluated: Evaluated, folder: Path) -> Path:

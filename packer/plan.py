@@ -9,7 +9,7 @@ from pathlib import Path
 
 from containers.base import Base, base_from, busybox_base, no_base
 from packer.buildfile import BuildFile, Pickles, RemoteCode
-from packer.evaluate import evaluation_place, resolve_evaluate
+from packer.evaluate import evaluation_place, model_name, resolve_evaluate
 from packer.pipeline import Build
 from packer.quantize import resolve_quantize, workplace
 from packer.sources import Reach, parse_source
@@ -92,7 +92,8 @@ def _evaluation(file: BuildFile, recipe: str, place: Workplace) -> Evaluation | 
             "there is nothing to measure the model against, since nothing is done to it",
             hint="add --quantize RECIPE, or --baseline MODEL if another tool has quantized it",
         )
-    return found
+    names = (model_name(file.evaluate.baseline or file.source), model_name(file.source))
+    return replace(found, names=names) if found else None
 
 
 def _destination(text: str, *, needed: bool) -> Reference | LayoutReference:

@@ -56,8 +56,8 @@ _FACTS, _WEIGHTS = "facts.json", "weights.json"
 class Evaluation:
     """How a model is evaluated. `samples` are the text of a fidelity suite, in the order of use.
 
-    `endpoint` is the URL of a server that answers for the candidate, `recipe` the name of that by which it was made.
-    `tell` is told how far it is.
+    `endpoint` is the URL of a server that answers for the candidate, `recipe` the name of that by which it was made,
+    `names` are what the baseline and the candidate are called if they do not say it. `tell` is told how far it is.
     """
 
     suite: Suite
@@ -67,6 +67,7 @@ class Evaluation:
     device: str = "auto"
     endpoint: str = ""
     recipe: str = ""
+    names: tuple[str, str] = ("", "")
     tell: Tell = field(default=untold, compare=False)
 
 
@@ -88,10 +89,11 @@ def evaluate(baseline: Checkpoint, candidate: Checkpoint, how: Evaluation) -> Ev
     backend = backend_of(baseline, candidate, how.suite, how.endpoint)
     if how.samples and len(how.samples.rows) < LEAST:
         raise too_small(how, len(how.samples.rows), LEAST)
-    models = (
-        Model(baseline, identity(baseline, how.place.digest_of), files_of(backend.reads, baseline)),
-        Model(candidate, identity(candidate, how.place.digest_of), files_of(backend.reads, candidate), how.recipe),
+    before, after = (
+        Model(model, identity(model, how.place.digest_of), files_of(backend.reads, model), name)
+        for model, name in zip((baseline, candidate), how.names, strict=True)
     )
+    models = (before, replace(after, recipe=how.recipe))
     began, clock, versions = datetime.now(UTC), time.monotonic(), backend.versions()
     asked = _counted(how, backend) if how.suite.kind is Kind.TASKS else {}
     kind = _kind(how, backend, versions)
@@ -182,7 +184,8 @@ class _Evaluating:
         outcome = Outcome(models[0], models[1], self.how.suite, self.how.samples, rounds, facts)
         scorecard = remembered(tasks[1].target, outcome.scorecard(self._circumstances(facts, stopped)))
         details = replace(outcome.details(scorecard), weights=self._weights(tasks))
-        card = with_card(models[1].snapshot, lambda text: with_evaluation(text, scorecard))
+        told = replace(scorecard, baseline=replace(scorecard.baseline, name=models[0].checkpoint.card.name))
+        card = with_card(models[1].snapshot, lambda text: with_evaluation(text, told))  # whatever folders are called
         return Evaluated(Checkpoint(card, allow_code=True), scorecard, render(scorecard, details))
 
     def _circumstances(self, facts: Mapping[str, Any], stopped: str) -> Circumstances:

@@ -26,11 +26,14 @@ from registry.manifest import encode
 
 @dataclass(frozen=True)
 class Model:
-    """One of the two models: its identity, the weight files that are read, and the memory that running it took."""
+    """One of the two models: its identity, the weight files that are read, what it is called if it does not say it, and
+    the memory that running it took.
+    """
 
     checkpoint: Checkpoint
     digest: Digest
     weights: tuple[ModelFile, ...]
+    name: str = ""
     recipe: str = ""
     memory: int = 0
 
@@ -49,7 +52,7 @@ class Model:
         card, origin = self.checkpoint.card, self.snapshot.origin
         return Party(
             digest=self.digest,
-            name=card.name,
+            name=card.name or self.name,
             url=origin.url,
             revision=origin.revision,
             format=card.format,

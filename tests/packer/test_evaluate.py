@@ -16,7 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.parts import tiny
-from tests.parts.command import PACKER, ROOT, events, packer
+from tests.parts.command import PACKER, ROOT, events, packer, release
 from tests.parts.damage import with_doubled_scales
 from tests.parts.servers import Server
 from tests.parts.small import cut_short
@@ -142,6 +142,7 @@ def test_a_model_against_itself(place: Place) -> None:
     }
     assert card["samples"]["used"] == 32
     assert card["baseline"]["digest"] == card["candidate"]["digest"]
+    assert card["baseline"]["name"] == card["candidate"]["name"] == place.model.name
 
 
 def test_a_layer_with_doubled_scales_is_lost(place: Place, tmp_path: Path) -> None:
@@ -250,9 +251,17 @@ def candidates(place: Place, before: dict[Path, int]) -> list[Path]:
         ("{model} --baseline {model} --data few.txt", "too small to tell whether 0.99 is retained"),
         ("{model} --baseline {model} --suite eight.yaml --undecided accept", "too small to tell whether 0.99 is"),
         ("{model} --baseline {model} --suite open.yaml", "gate"),
-        ("{gguf} --baseline {model}", "cannot be compared like this"),
-        ("{bert} --baseline {bert}", "nothing here runs this model"),
-        ("{model} --baseline {model} --budget soon", "this is no time"),
+        ("{gguf} --baseline {model}", "the baseline: these two models cannot be compared like this"),
+        ("{bert} --baseline {bert}", "the baseline: nothing here runs this model"),
+        ("{model} --baseline {bert}", "the baseline: nothing here runs this model"),
+        ("{bert} --baseline {model}", "the candidate: nothing here runs this model"),
+        ("{model} --baseline none/at/all", "none/at/all: the baseline: there is no such"),
+        ("./none --baseline {model}", "./none: the candidate: there is no such"),
+        ("{model} --baseline {model} --budget soon", "--budget: this is no time"),
+        ("{model} --baseline {model} --retain 95", "did you mean 0.95?"),
+        ("{model} --baseline {model} --retain 95%", "did you mean 0.95?"),
+        ("{model} --baseline {model} --retain 1.5", "at most 1, such as 0.95"),
+        ("{model} --baseline {model} --retain 0", "--retain: this is nothing that can be retained"),
         ("{model} --baseline {model} --device tpu", "this is no device"),
     ],
 )
@@ -278,10 +287,11 @@ def test_models_of_a_registry_are_fetched(place: Place, registry: Server, tmp_pa
     model = tiny.write_folder(tmp_path / "model", tiny.SHARDED)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"], "model_type": "bert"}))
-    packer("build", model, "--to", reference, "--base", "none")
-    done = place.packer("evaluate", f"oci://{reference}", "--baseline", f"oci://{reference}")
-    assert done.returncode == 2, done.stderr
-    assert "nothing here runs this model" in done.stderr
+    digest = release(model, "--to", reference, "--base", "none")["image"].partition("@")[2]
+    for name in (f"oci://{reference}", reference, f"{reference.removesuffix(':v1')}@{digest}"):
+        done = place.packer("evaluate", name, "--baseline", f"oci://{reference}")
+        assert done.returncode == 2, done.stderr
+        assert "nothing here runs this model" in done.stderr
 
 
 def test_another_name_or_gate_of_a_suite_measures_nothing_anew(place: Place, tmp_path: Path) -> None:
@@ -321,6 +331,12 @@ def test_tasks_to_the_verdict(place: Place, tmp_path: Path) -> None:
     assert card["metrics"][0]["name"] == "capitals acc"
     assert card["metrics"][0]["retention"]["estimate"] == 1
     assert "capitals" in (tmp_path / "report.html").read_text()
+
+
+def test_a_suite_is_shown_without_the_signs_of_a_language() -> None:
+    shown = packer("suites", "fidelity").stdout
+    assert "gate         perplexity\n" in shown
+    assert not set("()[]{}") & set(packer("suites", "capitals").stdout.partition("digest")[2])
 
 
 def test_a_build_must_have_something_to_measure_against(place: Place) -> None:
