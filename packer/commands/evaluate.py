@@ -79,9 +79,17 @@ def suites(name: str | None, *, as_json: bool) -> None:
     if as_json:
         click.echo("\n".join(json.dumps({"event": "suite", **suite.to_json()}) for suite in chosen))
     elif name:
-        click.echo("\n".join(f"{key:<12} {value}" for key, value in chosen[0].to_json().items() if value is not None))
+        shown = {key: _shown(value) for key, value in chosen[0].to_json().items()}
+        click.echo("\n".join(f"{key:<12} {value}" for key, value in shown.items() if value))
     else:
         click.echo("\n".join(f"{suite.name:<12} {suite.description}" for suite in chosen))
+
+
+def _shown(value: object) -> str:
+    """A value of a suite for people: lists with commas, maps as they are written in YAML, nothing for None."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {each}" for key, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)
 
 
 def tell_report(result: object, folder: Path, report: Path | None, listener: Listener) -> None:
