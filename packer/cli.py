@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         if "--json" in arguments:
             click.echo(json.dumps({"event": "interrupted"}))
-        click.echo("interrupted: no tag was moved, nothing half-written has its final name; run it again", err=True)
+        click.echo(
+            "interrupted: nothing half-written has its final name; run it again, and what is whole stays", err=True
+        )
         code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
