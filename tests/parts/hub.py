@@ -93,6 +93,7 @@ class StrictHub:
     """
 
     files: dict[str, bytes]
+    commit: str = COMMIT
     kind: str = "models"
     gated: bool = False
     lies: dict[str, bytes] = field(default_factory=dict)
@@ -150,20 +151,20 @@ def strict_hub(hub: StrictHub) -> Iterator[str]:
                 self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
             elif hub.gated:
                 self._send(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask for access"})
-            elif path.endswith(("/revision/main", f"/revision/{COMMIT}")):
+            elif path.endswith(("/revision/main", f"/revision/{hub.commit}")):
                 siblings = [{"rfilename": name} for name in hub.files]
-                self._json({"id": "acme/tiny", "sha": COMMIT, "siblings": siblings})
+                self._json({"id": "acme/tiny", "sha": hub.commit, "siblings": siblings})
             elif "/tree/" in path:
                 self._json(hub.tree())
-            elif path.startswith(f"{hub.place()}/resolve/{COMMIT}/"):
-                self._resolve(path.removeprefix(f"{hub.place()}/resolve/{COMMIT}/"))
+            elif path.startswith(f"{hub.place()}/resolve/{hub.commit}/"):
+                self._resolve(path.removeprefix(f"{hub.place()}/resolve/{hub.commit}/"))
             else:
                 self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
 
         def _resolve(self, name: str) -> None:
             entry = {entry["path"]: entry for entry in hub.tree()}[name]
             etag = entry.get("lfs", entry)["oid"]
-            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"'}
+            headers = {"X-Repo-Commit": hub.commit, "ETag": f'"{etag}"'}
             if "lfs" in entry:
                 linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(entry["size"])}
                 self._send(302, b"", {**headers, **linked, "Location": f"{hub.cdn}/cdn/{name}"})
