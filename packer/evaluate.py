@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import packer.facts  # noqa: F401 - what is told of the values here
 from formats.snapshot import Snapshot
@@ -102,6 +103,18 @@ def _source(part: str, text: str, reach: Reach) -> Source:
 def model_name(text: str) -> str:
     """What a model is called that says nothing of it: a folder or a file by its own name, all else as it is named."""
     return Path(os.path.normpath(Path(text).absolute())).name if Path(text).exists() else text.rpartition("/")[2]
+
+
+def ready_report(folder: Path) -> None:
+    """`UsageError` if no report can be written to a folder, which is made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        found = error.strerror or str(error)
+        hint = "name another folder with --report"
+        raise UsageError("no report can be written here", subject=str(folder), found=found, hint=hint) from error
 
 
 def write_report(evaluated: Evaluated, folder: Path) -> Path:

@@ -208,6 +208,7 @@ def _build(
     as_json: bool,
 ) -> int:
     """One build, told, locked, and its outcome written; the exit code."""
+    from packer.evaluate import ready_report
     from packer.inputs import pinned
     from packer.plan import resolve
     from packer.results import Recorded
@@ -221,6 +222,8 @@ def _build(
         with _told(write, name, recorded.stages):
             reach = access(dict(flags), told.noted)
             plan = resolve(file, until, work(), reach, environment())
+            if plan.evaluation and file.evaluate.report:
+                ready_report(file.evaluate.report)
             plan, inputs = pinned(plan, file, path.parent) if path else (plan, {})
             result = _run(plan, until, recorded, file.evaluate.report)
         if path and "publish" in recorded.stages:

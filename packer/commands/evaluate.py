@@ -47,7 +47,7 @@ def evaluate(candidate: str, *, baseline: str, endpoint: str | None, as_json: bo
     from dataclasses import replace
 
     from packer.buildfile import Evaluate, fill, of_evaluate
-    from packer.evaluate import evaluate_models, evaluation_place, resolve_evaluate
+    from packer.evaluate import evaluate_models, evaluation_place, ready_report, resolve_evaluate
     from packer.sources import Reach
     from packer.watch import Run
 
@@ -57,6 +57,8 @@ def evaluate(candidate: str, *, baseline: str, endpoint: str | None, as_json: bo
         how = resolve_evaluate(said, evaluation_place(work(), environment(), reach.memory), "")
         assert how
         how = replace(how, endpoint=endpoint or "")
+        if said.report:
+            ready_report(said.report)
         result = evaluate_models(candidate, baseline, how, Reach(reach, work() / "artifacts"), Run(told))
         tell_report(result, work(), said.report, told)
     if not is_refused(result):

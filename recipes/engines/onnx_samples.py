@@ -55,7 +55,7 @@ class Samples:
         """
         inputs = {value.name: _input(value) for value in graph.inputs}
         if not len(self):
-            raise UsageError("there are no calibration samples", subject=self.path.name)
+            raise UsageError("there are no samples", subject=self.path.name)
         with self.path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():

@@ -20,12 +20,12 @@ FEWEST = 16
 """Samples that must be long enough, unless fewer were asked for."""
 
 
-def token_rows(task: Task, tokenizer: Any, tell: Tell) -> list[list[int]]:
+def token_rows(task: Task, tokenizer: Any, tell: Tell, what: str = "calibration samples") -> list[list[int]]:
     """The tokens of each sample of a task, cut to its `max_length`, without those that are too short.
 
     Messages are put in the form that the model's chat template gives them. Where it refuses them, as some do a system's
-    words, they go without those; without a template their contents follow each other. `UsageError` if too few samples
-    are long enough.
+    words, they go without those; without a template their contents follow each other. `UsageError`, which calls them
+    `what` they are, if too few samples are long enough.
     """
     samples = [_formed(row, tokenizer) for row in _read(task)]
     if changed := sum(1 for sample in samples if sample.is_changed):
@@ -35,7 +35,7 @@ def token_rows(task: Task, tokenizer: Any, tell: Tell) -> list[list[int]]:
     if len(kept) < min(FEWEST, max(len(rows), 1)):
         middle = f"{median(map(len, rows)):.0f}" if rows else "no"
         raise UsageError(
-            "the calibration samples are too short, or too few",
+            f"the {what} are too short, or too few",
             expected=f"{min(FEWEST, max(len(rows), 1))} samples of {SHORTEST} tokens at least",
             found=f"{len(kept)} such among {len(rows)}; the middle one has {middle} tokens",
             hint="give longer samples, such as whole conversations or pages",

@@ -25,12 +25,13 @@ from recipes.evaluation.answers import Answers
 from recipes.evaluation.backends import TRANSFORMERS, Backend, backend_of
 from recipes.evaluation.card import with_evaluation
 from recipes.evaluation.details import WeightError
-from recipes.evaluation.engines.fidelity import passage
+from recipes.evaluation.engines.fidelity import HEAD, passage
 from recipes.evaluation.engines.tasks import results
 from recipes.evaluation.intervals import LEAST
 from recipes.evaluation.outcome import Model, Outcome, remembered
 from recipes.evaluation.passages import Passages
 from recipes.evaluation.report import render
+from recipes.evaluation.room import room
 from recipes.evaluation.rounds import Rounds, Side, with_settings
 from recipes.evaluation.scorecard import Circumstances, Gate, Scorecard, Undecided
 from recipes.evaluation.series import fewest, largest
@@ -136,6 +137,11 @@ def _limit(how: Evaluation) -> int | None:
     return None if how.gate.undecided is Undecided.EXTEND else how.suite.limit
 
 
+def expected(how: Evaluation) -> int:
+    """The passages that are used at most, if the evaluation is not extended; 0 for tasks."""
+    return min(how.suite.passages, len(how.samples.rows)) if how.samples else 0
+
+
 def too_small(how: Evaluation, found: int, least: int, measures: int = 1) -> UsageError:
     """What is said of a suite that could decide nothing, of so many `measures` that count."""
     possible = largest(how.gate, found, measures) if how.suite.kind is Kind.TASKS else 0.0
@@ -169,10 +175,17 @@ class _Evaluating:
         before, after = self._workshops()
         tell, (baseline, candidate) = self.how.tell, self.models
         with before.opened(tell), after.opened(tell):
+            self._require_room(before)
             samples = before.keep(self.how.samples) if self.how.samples else None
             with before.source(baseline.snapshot) as source, after.source(candidate.snapshot) as made:
                 tasks = self._task(0, source, before.folder, samples), self._task(1, made, after.folder, samples)
                 return self._evaluated(tasks)
+
+    def _require_room(self, before: Workshop) -> None:
+        """`SpaceError` if the disk does not suffice for what is not there yet."""
+        count = expected(self.how)
+        left = sum(not passage(before.folder, at).exists() for at in range(count))
+        before.require_room(room(self.models[0].checkpoint, self.how.suite, left), [HEAD])
 
     def _evaluated(self, tasks: tuple[Task, Task]) -> Evaluated:
         sides = self._side("baseline", tasks[0]), self._side("candidate", tasks[1])

@@ -258,6 +258,7 @@ def candidates(place: Place, before: dict[Path, int]) -> list[Path]:
         ("{model} --baseline none/at/all", "none/at/all: the baseline: there is no such"),
         ("./none --baseline {model}", "./none: the candidate: there is no such"),
         ("{model} --baseline {model} --budget soon", "--budget: this is no time"),
+        ("{model} --baseline {model} --report few.txt/report", "no report can be written here"),
         ("{model} --baseline {model} --retain 95", "did you mean 0.95?"),
         ("{model} --baseline {model} --retain 95%", "did you mean 0.95?"),
         ("{model} --baseline {model} --retain 1.5", "at most 1, such as 0.95"),

@@ -17,9 +17,11 @@ from recipes.evaluation.details import Size
 from recipes.evaluation.engines import fidelity
 from recipes.evaluation.engines.fidelity import HEAD, compare, passage
 from recipes.evaluation.passages import Passages
+from recipes.evaluation.room import room
 from recipes.evaluation.suite import find_suite
 from recipes.task import Step, Task
-from registry.errors import ModelError
+from registry.errors import ModelError, UsageError
+from tests.parts.scorecards import checkpoint
 from tests.parts.small import cut_short
 
 PASSAGES, WINDOW = 4, 51
@@ -141,6 +143,9 @@ def test_a_trace_holds_states_and_not_probabilities(places: tuple[Path, Path, Pa
     assert trace["states"].shape == (WINDOW, 576)
     assert load_file(tmp_path / HEAD)["weight"].shape == (49152, 576)
     assert passage(tmp_path, 0).stat().st_size * 50 < WINDOW * 49152 * 4
+    known = find_suite({"data": str(samples), "window": WINDOW}, Path())
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert 0.4 * room(checkpoint(base), known, 2) < size < room(checkpoint(base), known, 2)
 
 
 @pytest.mark.parametrize("cap", [30, 300])
@@ -227,3 +232,10 @@ def test_probabilities_of_zero() -> None:
     assert found["divergence"].tolist() == [0]
     other = torch.tensor([[0.0, -math.inf, 1.0]])
     assert compare(logits, other, torch.tensor([1]))["divergence"].tolist() == [math.inf]
+
+
+def test_what_is_too_short_is_not_called_a_calibration(places: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    samples = tmp_path / "short.jsonl"
+    samples.write_text('{"text": "Two words."}\n' * 20)
+    with pytest.raises(UsageError, match="the passages of the text are too short, or too few"):
+        ran(places[0], tmp_path / "target", samples)

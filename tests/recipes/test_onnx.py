@@ -281,7 +281,7 @@ def test_samples_without_tokens_are_refused(minilm: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("documents", "said"),
     [
-        ([], "there are no calibration samples"),
+        ([], "there are no samples"),
         ([{"prompt": "x"}], "neither text, messages nor inputs"),
         ([{"messages": "x"}], "neither text, messages nor inputs"),
         ([{"inputs": {"input_ids": [[1]]}}], "every input of the model"),

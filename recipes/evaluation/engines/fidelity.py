@@ -31,6 +31,9 @@ BACKENDS = {
 OTHER_TOKENS = "the candidate splits a text into other tokens than the baseline"
 """Why a passage cannot be compared."""
 
+PASSAGES = "passages of the text"
+"""What samples are called here."""
+
 _ROWS = 64
 """Positions whose probabilities are in memory at once, in float64."""
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from formats.text import printable
 from recipes.engines.devices import Device, find_devices, processors
 from recipes.engines.samples import token_rows
-from recipes.evaluation.engines.fidelity import announced, unmeasured
+from recipes.evaluation.engines.fidelity import PASSAGES, announced, unmeasured
 from recipes.task import Task, Tell
 from registry.disk import require_free
 from registry.errors import ModelError, UsageError
@@ -48,7 +48,7 @@ class Backend:
         trained = self._library.llama.llama_model_n_ctx_train(self._model)
         known = replace(task, max_length=min(task.max_length, trained or task.max_length))
         self._tokenizer = _Tokenizer(self._library.llama, self._model)
-        self.rows: Sequence[Sequence[int]] = token_rows(known, self._tokenizer, tell)
+        self.rows: Sequence[Sequence[int]] = token_rows(known, self._tokenizer, tell, PASSAGES)
         self._context: Any = None
 
     def pieces(self, row: Sequence[int]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.engines.devices import find_devices, has_short_floats
 from recipes.engines.loaded import NO_OTHER, loading, tokenizer_of
 from recipes.engines.samples import token_rows
-from recipes.evaluation.engines.fidelity import announced
+from recipes.evaluation.engines.fidelity import PASSAGES, announced
 from recipes.task import Task, Tell
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Backend:
     def __init__(self, task: Task, tell: Tell) -> None:
         self._task, self._tell = task, tell
         self._tokenizer = tokenizer_of(task.source)
-        self.rows = token_rows(task, self._tokenizer, tell)
+        self.rows = token_rows(task, self._tokenizer, tell, PASSAGES)
         self._model: Any = None
         self._seen: list[Tensor] = []
 
