@@ -202,5 +202,10 @@ def read_config(path: Path) -> Config:
         raise UsageError(f"this cannot be read: {error.strerror}", subject=str(path)) from error
     config = validated(parse_map(data, WHAT, Config, str(path)), WHAT, Config, str(path))
     folder = path.absolute().parent
-    update = {"builds": tuple(str(folder / pattern) for pattern in config.builds), "state": folder / config.state}
+    kubeconfig = config.tekton.kubeconfig and folder / config.tekton.kubeconfig
+    update = {
+        "builds": tuple(str(folder / pattern) for pattern in config.builds),
+        "state": folder / config.state,
+        "tekton": config.tekton.model_copy(update={"kubeconfig": kubeconfig}),
+    }
     return config.model_copy(update=update)

@@ -35,6 +35,9 @@ _UNSTARTED = re.compile(
 )
 """Reasons of a run that never began: what it is made of is wrong, or not in the cluster."""
 
+_OBJECTS = {"modelpack_ARTIFACT_OUTPUTS": "MODELPACK_DIGEST"}
+"""Results that are objects, by the names of what their digests are."""
+
 Document = Mapping[str, Any]
 
 
@@ -153,10 +156,17 @@ def variants(tasks: Sequence[Document]) -> list[Variant]:
     """The variants, of the TaskRuns of a run."""
     found: dict[str, dict[str, str]] = {}
     for task in tasks:
-        results = task.get("status", {}).get("results", ())
-        texts = {result["name"]: str(result["value"]).strip() for result in results}
+        texts = dict(map(_text, task.get("status", {}).get("results", ())))
         found.setdefault(_variant(task), {}).update({name: text for name, text in texts.items() if text})
     return [Variant(name, results) for name, results in found.items()]
+
+
+def _text(result: Document) -> tuple[str, str]:
+    """A result as a name and a text: of an object, which is about an artifact, the digest."""
+    name, value = str(result["name"]), result["value"]
+    if isinstance(value, dict):
+        return _OBJECTS.get(name, name), str(value.get("digest", ""))
+    return name, str(value).strip()
 
 
 def _variant(task: Document) -> str:

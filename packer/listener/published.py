@@ -38,23 +38,22 @@ class Published:
         return ""
 
 
-def published(place: str, digest: str, access: Access, *, modelpack: bool) -> Published:
-    """What was published as `digest` under the tag that `place` names, with a ModelPack manifest or without.
+def published(place: str, digest: str, modelpack: str, access: Access) -> Published:
+    """What was published as `digest` under the tag that `place` names, with a ModelPack manifest of that digest, if it
+    is not empty.
 
-    `TransferError` if that is not there.
+    `TransferError` if the image is not there.
     """
     reference = _in_a_registry(place)
     store = open_store(reference, access)
     root = store.resolve(Digest(digest))
-    beside = reference.tag + MODELPACK_SUFFIX
-    other = store.resolve(beside).descriptor.digest if modelpack else None
     scorecard = find_scorecard(root, store) if VERDICT in root.annotations else None
     return Published(
         Outputs(
             image=str(reference.at(root.descriptor.digest)),
-            modelpack=str(reference.at(other)) if other else None,
+            modelpack=str(reference.at(Digest(modelpack))) if modelpack else None,
             scorecard=str(reference.at(scorecard.digest)) if scorecard else None,
-            tags=(reference.tag, beside) if modelpack else (reference.tag,),
+            tags=(reference.tag, *([reference.tag + MODELPACK_SUFFIX] if modelpack else [])),
             layers=_layers(root, store),
         ),
         revision=root.annotations.get(REVISION, ""),

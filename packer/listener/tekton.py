@@ -177,8 +177,7 @@ class _Work:
 
     def _published(self, variant: Variant) -> Published:
         said = variant.results
-        modelpack = bool(said.get("MODELPACK_DIGEST") or said.get("modelpack_ARTIFACT_OUTPUTS"))
-        return published(said["IMAGE_URL"], said["IMAGE_DIGEST"], self.access, modelpack=modelpack)
+        return published(said["IMAGE_URL"], said["IMAGE_DIGEST"], said.get("MODELPACK_DIGEST", ""), self.access)
 
     def _lock(self, name: str, found: Published | None) -> str:
         """Write a variant into the lock; why not, in words, if it is not."""

@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,15 +30,17 @@ from packer.listener import tekton as runner_module
 from packer.listener.builds import Build
 from packer.listener.checking import Checked, check
 from packer.listener.config import Tekton as Settings
+from packer.listener.published import published as published_as
 from packer.listener.records import Outcome, Run, RunState
 from packer.listener.tekton import TektonRunner
-from packer.lock import Locked, lock_path, read_lock
+from packer.lock import Entry, Locked, lock_path, read_lock
+from registry.access import Access
 from tests.parts import kube_api as api_module
-from tests.parts import kube_tekton, tiny
-from tests.parts.command import ROOT, packer, release
+from tests.parts import kube_tekton, scorecards, tiny
+from tests.parts.command import PACKER, ROOT, packer, release
 from tests.parts.kube_api import Document, KubeApi
 from tests.parts.kube_tekton import Task, Tekton, Work, condition
-from tests.parts.servers import Server
+from tests.parts.servers import Server, end
 
 MANIFEST = ROOT / "deploy/kubernetes/listener.yaml"
 IMAGE = f"registry.example.com/tools/packer:v1@sha256:{'1' * 64}"
@@ -406,6 +410,53 @@ def test_the_cluster_must_have_the_build_file_that_lies_here(bench: Bench, asked
     assert not bench.runs()
 
 
+def test_a_listener_that_is_killed_finds_its_run_again(
+    released: object, place: Place, api: KubeApi, published: dict[str, str], tmp_path: Path
+) -> None:
+    """`packer serve` itself: a build without a lock is looked at, and built by the cluster, once."""
+    Bench(place.file, api, tmp_path / "kubeconfig")
+    lock = lock_path(place.file)
+    inputs = read_lock(lock).builds[""].inputs
+    lock.unlink()
+    goes_on = threading.Event()
+
+    def work(tekton: Tekton, name: str) -> None:
+        tekton.running(name, ["publish"], "begun")
+        goes_on.wait(timeout=120)
+        tekton.end(name, [Task("publish", 0, published)])
+
+    told = {"builds": [str(place.file)], "runner": "tekton", "quiet": "1s", "tekton": {"kubeconfig": "kubeconfig"}}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump({**told, "listen": "127.0.0.1:0"}))
+    with Tekton(api, work).controlling() as tekton:
+        try:
+            with listening(tmp_path) as first:
+                wait_for(lambda: tekton.started or first.poll() is not None)
+                assert first.poll() is None, (tmp_path / "log").read_text()
+                first.kill()
+                first.wait()
+            with listening(tmp_path):
+                wait_for(lambda: '"interrupted"' in (tmp_path / "log").read_text())
+                goes_on.set()
+                wait_for(lambda: '"released"' in (tmp_path / "log").read_text())
+        finally:
+            goes_on.set()
+    assert len(tekton.started) == 1
+    assert read_lock(lock).builds[""].inputs == inputs
+    assert api.token not in (tmp_path / "log").read_text()
+
+
+@contextmanager
+def listening(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A listener, which is asked to end behind the block."""
+    with (folder / "log").open("ab") as log:
+        command = [str(PACKER), "serve", "--config", str(folder / "serve.yaml")]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
 # ---------------------------------------------------------------- bad days
 
 
@@ -468,6 +519,8 @@ def test_whoever_cannot_be_reached_is_named(bench: Bench, asked: Checked, tmp_pa
     outcome = bench.run()
     assert (outcome.state, outcome.code) == (RunState.FAILED, 2)
     assert "this leads to no cluster" in outcome.error
+    bench.settings = Settings()
+    assert "the pod that the listener runs in: this leads to no cluster" in bench.run().error
 
 
 def test_a_wrong_token_is_told_and_no_token_ever_is(
@@ -510,6 +563,27 @@ def test_a_run_that_the_cluster_refuses_is_a_wrong_document(bench: Bench, asked:
     assert "the cluster refuses this run" in outcome.error and "volume" in outcome.error
     (tmp_path / "run.yaml").write_text("kind: Pod\nmetadata: {}\n")
     assert "no run that packer ci tekton wrote" in bench.run().error
+
+
+def test_what_is_published_is_read_as_it_was_told(tmp_path: Path, registry: Server) -> None:
+    """A release with evidence beside it, and the base and source in its manifest."""
+    tiny.write_folder(tmp_path / "model", tiny.SHARDED)
+    told = scorecards.published(tmp_path / "model", f"{registry.address}/{tmp_path.name.lower()}/measured:v1")
+    assert told.modelpack and told.scorecard
+    digest, modelpack = (one.rpartition("@")[2] for one in (told.image, told.modelpack))
+    place = told.image.rpartition("@")[0] + ":v1"
+    found = published_as(place, digest, modelpack, Access())
+    said = found.outputs
+    assert (said.image, said.modelpack, said.scorecard, said.tags) == (
+        told.image,
+        told.modelpack,
+        told.scorecard,
+        told.tags,
+    )
+    assert [layer.path.partition("/")[0] for layer in said.layers] == ["models"] * len(said.layers)
+    inputs = {"source": Entry("a", "b", found.revision), "base": Entry("busybox", found.base)}
+    assert not found.other_than(inputs)
+    assert "base" in found.other_than({**inputs, "base": Entry("busybox", "sha256:" + "4" * 64)})
 
 
 @given(st.text(min_size=1, max_size=300))
