@@ -35,7 +35,7 @@ demo-quantized: install $(MODEL)
 test: install components
 	$(AS_ROOT) $(BIN)/pytest --numprocesses=auto --dist=worksteal
 
-test-slow: install $(MODEL) .cache/clients/vllm/.installed .cache/clients/llama-cpp/.installed
+test-slow: install $(MODEL) .cache/clients/vllm/.installed .cache/clients/llama-cpp/.installed .cache/clients/schemathesis/.installed
 	$(BIN)/pytest tests/slow --timeout=3600
 
 # PYTHON must have torch and transformers; what else is needed comes from .cache/wheels

@@ -33,7 +33,15 @@ _LOGGED = _MINUTE(30)
 """Refusals of a path that are logged, at most."""
 
 _TAKEN = "Kept. A delivery that came before has the number that it had; one with nothing to act on has none."
-_BODY = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+_ANY: dict[str, Any] = {"type": "object", "description": "What the sender sends."}
+_PLAIN: dict[str, Any] = {
+    "type": "object",
+    "required": ["build"],
+    "properties": {
+        "build": {"type": "string", "minLength": 1, "maxLength": 200, "description": "The name of a build."},
+        "id": {"type": "string", "description": "The same when it is sent again."},
+    },
+}
 
 
 class Taken(BaseModel):
@@ -92,7 +100,7 @@ class Hooks:
             status_code=202,
             response_description=_TAKEN,
             responses=described(400, unknown, 408, 413, 429, 503),
-            openapi_extra={"requestBody": _BODY},
+            openapi_extra={"requestBody": _body(door.hook.kind)},
             name=name,
             operation_id=name.replace("/", "_"),
             summary=f"A delivery of {door.hook.kind}",
@@ -144,6 +152,12 @@ class Hooks:
             reset = self._rates.get_window_stats(rate, hook.path, who).reset_time
             wait = max(1, min(60, math.ceil(reset - time.time())))
             raise RefusedError(429, "rate", f"more than {hook.rate} requests a minute", retry_after=wait)
+
+
+def _body(kind: str) -> dict[str, Any]:
+    """A kind's body for the API's description."""
+    schema = _PLAIN if kind == "plain" else _ANY
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def _without_secret(take: Callable[..., Any]) -> Callable[..., Any]:

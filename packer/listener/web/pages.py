@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -125,6 +126,7 @@ def _environment() -> Environment:
         finalize=_visible,
     )
     environment.filters["address"] = lambda text: quote(text, errors="replace")
+    environment.filters["breakable"] = _breakable
     environment.filters["lines"] = lambda text: Markup("\n").join(text.split("\n"))
     environment.globals.update(
         words=words,
@@ -138,6 +140,11 @@ def _environment() -> Environment:
 
 def _visible(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _breakable(text: str) -> Markup:
+    """A reference that may go on in the next line behind a slash or a colon."""
+    return Markup("<wbr>").join(re.findall(r"[^/:]*[/:]+|[^/:]+", printable(text)))
 
 
 @cache
