@@ -396,7 +396,7 @@ def test_everything_that_was_measured_is_named() -> None:
         assert all(value in text for value in (model.digest, model.name, model.url, model.revision))
     samples, circumstances = RETAINED.samples, RETAINED.circumstances
     assert all(value in text for value in (samples.suite_digest, samples.data_digest, samples.data, circumstances.time))
-    assert all(f"{name} {version}" in text for name, version in circumstances.versions.items())
+    assert all(f"{name}\u00a0{version}" in text for name, version in circumstances.versions.items())
     assert "256.0 MiB" in text and "156.0 MiB" in text and "\u221239 %" in text and "6 min 53 s" in text
 
 
@@ -733,7 +733,7 @@ def is_step(one: float, other: float) -> bool:
 def test_bars_are_as_long_as_what_they_stand_for(chromium: Browser, tmp_path: Path, width: int) -> None:
     page = tmp_path / "report.html"
     sizes = [Size((("model.safetensors", count),), MEBI) for count in (1500 * MEBI, 500 * MEBI)]
-    page.write_text(render(RETAINED, Details(*sizes)), encoding="utf-8")
+    page.write_text(render(RETAINED, Details(sizes[0], sizes[1])), encoding="utf-8")
     chromium.show(page, width, is_dark=False)
     before, after = chromium.value(BARS)  # of the weights; memory is of another kind, and has none
     assert after / before == pytest.approx(1 / 3, rel=0.02) and before > 50
