@@ -396,7 +396,7 @@ def test_everything_that_was_measured_is_named() -> None:
         assert all(value in text for value in (model.digest, model.name, model.url, model.revision))
     samples, circumstances = RETAINED.samples, RETAINED.circumstances
     assert all(value in text for value in (samples.suite_digest, samples.data_digest, samples.data, circumstances.time))
-    assert all(f"{name}\u00a0{version}" in text for name, version in circumstances.versions.items())
+    assert all(f"{name} {version}" in text for name, version in circumstances.versions.items())
     assert "256.0 MiB" in text and "156.0 MiB" in text and "\u221239 %" in text and "6 min 53 s" in text
 
 
