@@ -94,7 +94,7 @@ def _scorecard(reference: str | None, access: Access) -> tuple[Scorecard | None,
 
 def _refusal(document: Mapping[str, Any], name: str) -> Iterator[str]:
     scorecard = Scorecard.from_json(document, "the outcome of the build")
-    yield from (f"## Refused:{f'{name},' if name else ''} {scorecard.verdict}", "")
+    yield from (f"## Refused:{f' {name},' if name else ''} {scorecard.verdict}", "")
     yield from (f"**{_prose(headline(scorecard))}**", "")
     yield from ("Nothing was published, and no tag was moved.", "")
     yield from _block(render(scorecard))

@@ -124,7 +124,7 @@ def test_variants_are_built_and_one_that_lost_fails_its_job(forge: Forge) -> Non
     outputs, page = refused.outputs("build", "lost"), refused.summary("lost")
     assert (outputs["verdict"], outputs["digest"], outputs["reference"]) == ("lost", "", "")
     assert 0.5 < float(outputs["retention"]) < 0.9999
-    assert page.startswith("## Refused: lost\n\n**Lost: perplexity keeps ")
+    assert page.startswith("## Refused: lost, lost\n\n**Lost: perplexity keeps ")
     assert "  perplexity  " in page
     assert "exit status 4" in refused.said
     assert refused.attested == []
