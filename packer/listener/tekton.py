@@ -6,8 +6,9 @@ what it is, if the registry still has what it published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from threading import Event
 
@@ -105,6 +106,7 @@ class _Work:
         One for other inputs, or started by somebody else, is waited for: it may use the same volume.
         """
         self._require_same_file()
+        taken = set[str]()
         while True:
             self.pace.on()
             runs = self.cluster.runs(self.template.selector)
@@ -112,10 +114,13 @@ class _Work:
                 done = self._followed(busy)
                 if pipelines.is_of(done, self.checked.digest):
                     return done
-            elif known := next((run for run in reversed(runs) if self._is_it(run)), None):
+                continue
+            if known := next((run for run in reversed(runs) if self._is_it(run)), None):
                 return known
-            elif made := self._created(attempt, {run["metadata"]["name"] for run in runs}):
+            run = self._new(attempt, taken | {run["metadata"]["name"] for run in runs})
+            if made := self._created(run):
                 return self._followed(made)
+            taken.add(run["metadata"]["name"])
 
     def _require_same_file(self) -> None:
         """`UsageError` if the cluster would build something else than what is described here."""
@@ -140,15 +145,15 @@ class _Work:
         results = [one.results for one in made if one.is_published]
         return bool(results) and all(names(one["IMAGE_URL"], one["IMAGE_DIGEST"], self.access) for one in results)
 
-    def _created(self, attempt: int, taken: set[str]) -> Document | None:
-        """A new run; None if somebody else was quicker."""
-        number = 0
-        while True:
-            run = self.template.run(self.build.name, self.checked.digest, attempt, number)
-            if run["metadata"]["name"] not in taken:
-                break
-            number += 1
+    def _new(self, attempt: int, taken: Collection[str]) -> Document:
+        """A run as it is to be created, with the first name that is not taken."""
+        runs = (self.template.run(self.build.name, self.checked.digest, attempt, number) for number in count())
+        run = next(run for run in runs if run["metadata"]["name"] not in taken)
         run["metadata"]["namespace"] = self.cluster.namespace
+        return run
+
+    def _created(self, run: Document) -> Document | None:
+        """A new run; None if its name is another's by now."""
         try:
             return self.cluster.create(run)
         except ClusterError as error:

@@ -385,16 +385,18 @@ def test_a_stopped_listener_leaves_the_run_and_the_next_one_takes_what_came_of_i
 def test_a_run_that_is_history_is_not_taken_for_the_one_that_is_wanted(
     bench: Bench, asked: Checked, published: dict[str, str]
 ) -> None:
-    """One failed, and one published what its tag does not name any more."""
+    """One failed, one published what its tag does not name any more, and one has but the name."""
     stale = {**published, "IMAGE_DIGEST": "sha256:" + "3" * 64}
     template = pipelines.read_template(bench.file.parent / "tekton/run/run.yaml")
     for number, task in enumerate((Task("publish", 5), Task("publish", 0, stale))):
         run = template.run("made/twice", asked.digest, 0, number)
         bench.api.put("pipelineruns", run)
         Tekton(bench.api, ending()).end(run["metadata"]["name"], [task])
+    other = template.run("made/twice", asked.digest, 0, 2)
+    bench.api.put("pipelineruns", {**other, "metadata": {"name": other["metadata"]["name"]}, "status": {}})
     with Tekton(bench.api, ending(Task("publish", 0, published))).controlling() as tekton:
         assert bench.run().state is RunState.RELEASED
-    assert tekton.started == [template.run("made/twice", asked.digest, 0, 2)["metadata"]["name"]]
+    assert tekton.started == [template.run("made/twice", asked.digest, 0, 3)["metadata"]["name"]]
 
 
 def test_the_cluster_must_have_the_build_file_that_lies_here(bench: Bench, asked: Checked) -> None:
