@@ -19,7 +19,8 @@ from packer.pipeline import Build
 from packer.progress import human
 from packer.reshard import shard
 from packer.sources import ArtifactSource
-from recipes.evaluation.evaluate import Evaluation
+from recipes.evaluation.evaluate import Evaluation, expected
+from recipes.evaluation.room import room as evaluation_room
 from recipes.evaluation.scorecard import Undecided
 from recipes.evaluation.suite import Kind
 from recipes.fit import require_fit, weight_files
@@ -53,17 +54,22 @@ class LayerForecast:
 
 @dataclass(frozen=True)
 class EvaluationForecast:
-    """On what a model would be measured: at most so many `units` of it, all there are if None, in so many seconds."""
+    """On what a model would be measured: at most so many `units` of it, all there are if None, in so many seconds, with
+    so many bytes of disk.
+    """
 
     suite: str
     retain: float
     units: int | None
+    unit: str
     budget: float
+    disk: int
 
     def render(self) -> str:
         """For people."""
         units = f"at most {self.units}" if self.units else "all"
-        spent = f"{units} of its items, {self.budget / 60:.0f} min at most"
+        disk = f", {human(self.disk)} of disk" if self.disk else ""
+        spent = f"{units} of its {self.unit}, {self.budget / 60:.3g} min at most{disk}"
         return f"{self.suite}, {spent}; published only if {self.retain} is retained"
 
 
@@ -128,6 +134,8 @@ def foresee(build: Build, access: Access, source: str) -> Forecast:
     shrunk = _shrunk(checkpoint, build.quantization)
     layers = tuple(_layer(draft, build, access, shrunk.get(draft.path)) for draft in draft_layers(checkpoint))
     working = _working(snapshot, checkpoint, build.quantization)
+    evaluation = _evaluation(build.evaluation, checkpoint) if build.evaluation else None
+    working += evaluation.disk if evaluation else 0
 
     def total(*outcomes: str) -> int:
         return sum(layer.bytes for layer in layers if layer.outcome in outcomes)
@@ -148,15 +156,17 @@ def foresee(build: Build, access: Access, source: str) -> Forecast:
         memory=max(_memory(checkpoint, build.quantization), _loaded(checkpoint) if build.evaluation else 0),
         max_size=_fitting(too_large[0].exceeds or 0) if too_large else None,
         recipe=build.quantization.recipe.name if build.quantization else None,
-        evaluation=_evaluation(build.evaluation) if build.evaluation else None,
+        evaluation=evaluation,
         layers=layers,
     )
 
 
-def _evaluation(how: Evaluation) -> EvaluationForecast:
+def _evaluation(how: Evaluation, baseline: Checkpoint) -> EvaluationForecast:
     suite, is_open = how.suite, how.gate.undecided is Undecided.EXTEND
-    units = None if is_open else suite.passages if suite.kind is Kind.FIDELITY else suite.limit
-    return EvaluationForecast(suite.name, how.gate.retain, units, how.gate.budget)
+    is_text = suite.kind is Kind.FIDELITY
+    units = None if is_open else suite.passages if is_text else suite.limit
+    unit, disk = "passages" if is_text else "items", evaluation_room(baseline, suite, expected(how))
+    return EvaluationForecast(suite.name, how.gate.retain, units, unit, how.gate.budget, disk)
 
 
 def _loaded(checkpoint: Checkpoint) -> int:

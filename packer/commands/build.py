@@ -165,11 +165,15 @@ def _build_all(
 @click.option("--max-size", metavar="SIZE", help="Regroup the weights in files of at most SIZE, such as 4GiB.")
 @click.option("--quantize", "recipe", metavar="RECIPE", help="Quantize by this recipe: a name or a .yaml file.")
 @click.option("--evaluate", "evaluate_suite", metavar="SUITE", help="Measure it on this suite: a name or a .yaml file.")
-@click.option("--variant", metavar="NAME", help="Of a build file with variants, this one.")
+@click.option("--baseline", "evaluate_baseline", metavar="MODEL", help="Measure it against this model.")
+@evaluating
+@click.option(
+    "--variant", multiple=True, metavar="NAME", help="Of a build file with variants, only this one. Repeatable."
+)
 @click.option("--require-room", is_flag=True, help="Exit with 6 if the disk is too full for what the build writes.")
 @moving
 @as_json
-def plan(model: str, *, variant: str | None, require_room: bool, as_json: bool, **flags: Any) -> None:
+def plan(model: str, *, variant: tuple[str, ...], require_room: bool, as_json: bool, **flags: Any) -> None:
     """Show what a build of MODEL_OR_FILE would do: bytes to download, to read, to upload, to mount and to skip, the
     disk and memory it needs, and layers that the registry would refuse.
 
@@ -180,14 +184,17 @@ def plan(model: str, *, variant: str | None, require_room: bool, as_json: bool, 
     from registry.disk import require_free
 
     reach = access(flags, note)
-    file = _only(builds_of(model, flags), variant)
-    build = resolve(file, STAGES[-1], work(), reach, environment())
-    forecast = foresee(build, reach, file.source)
+    builds = chosen(builds_of(model, flags), variant)
+    forecasts = {
+        name: foresee(resolve(file, STAGES[-1], work(), reach, environment()), reach, file.source)
+        for name, file in builds.items()
+    }
     if require_room:
-        require_free(
-            work(), forecast.disk, "take a machine with more room, or set PACKER_CACHE to a folder on another disk"
-        )
-    click.echo(json.dumps({"event": "plan", **forecast.to_json()}) if as_json else forecast.render())
+        hint = "take a machine with more room, or set PACKER_CACHE to a folder on another disk"
+        require_free(work(), max(forecast.disk for forecast in forecasts.values()), hint)
+    for name, forecast in forecasts.items():
+        told = json.dumps({"event": "plan", **_named(name), **forecast.to_json()}) if as_json else forecast.render()
+        click.echo(told if as_json or len(forecasts) == 1 else f"variant   {name}\n{told}")
 
 
 def build_one(path: Path, name: str, file: BuildFile, flags: dict[str, Any], *, as_json: bool) -> int:
@@ -276,14 +283,6 @@ def chosen(builds: dict[str, BuildFile], names: Sequence[str]) -> dict[str, Buil
             expected = ", ".join(filter(None, builds)) or "a build file with variants:"
             raise UsageError("there is no such variant", expected=expected, found=printable(name))
     return {name: builds[name] for name in names or builds}
-
-
-def _only(builds: dict[str, BuildFile], name: str | None) -> BuildFile:
-    found = chosen(builds, (name,) if name else ())
-    if len(found) > 1:
-        hint = f"choose one: --variant {next(iter(found))}"
-        raise UsageError("this file has several variants", found=", ".join(found), hint=hint)
-    return next(iter(found.values()))
 
 
 def _is_build_file(model: str) -> bool:

@@ -52,7 +52,11 @@ def test_an_evaluation_is_foreseen(model: Path, tmp_path: Path) -> None:
     quantize = ("--quantize", "fp8-dynamic")
     assert plan(model, tmp_path, *quantize)["evaluation"] is None
     said = plan(model, tmp_path, *quantize, "--evaluate", "fidelity")
-    assert said["evaluation"] == {"suite": "fidelity", "retain": 0.99, "units": 128, "budget": 1200}
+    disk = said["evaluation"].pop("disk")
+    assert said["evaluation"] == {"suite": "fidelity", "retain": 0.99, "units": 128, "unit": "passages", "budget": 1200}
     assert said["memory"] > LIBRARIES
+    assert said["disk"] - plan(model, tmp_path, *quantize)["disk"] == disk > 0
+    asked = plan(model, tmp_path, *quantize, "--evaluate", "fidelity", "--retain", "0.9", "--budget", "5m")
+    assert (asked["evaluation"]["retain"], asked["evaluation"]["budget"]) == (0.9, 300)
     told = packer("plan", model, "--to", f"oci:{tmp_path}/out", *quantize, "--evaluate", "capitals").stdout
     assert "evaluate  capitals, all of its items, 20 min at most; published only if 0.95 is retained" in told

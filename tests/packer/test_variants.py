@@ -141,9 +141,13 @@ def test_what_is_said_of_variants(folder: Path) -> None:
     assert (done.returncode, "plain, raw" in done.stderr) == (2, True)
     done = packer("build", folder / "packer.yaml", "--result-env", folder / "x", check=False)
     assert (done.returncode, "choose one: --variant plain" in done.stderr) == (2, True)
-    done = packer("plan", folder / "packer.yaml", check=False)
-    assert (done.returncode, "choose one: --variant plain" in done.stderr) == (2, True)
-    assert packer("plan", folder / "packer.yaml", "--variant", "raw").returncode == 0
+    plan = packer("plan", folder / "packer.yaml").stdout.splitlines()
+    assert [line for line in plan if line.startswith("variant ")] == ["variant   plain", "variant   raw"]
+    assert [line for line in plan if line.startswith("publish ")][1].startswith(f"publish   oci:{folder}/out:raw: ")
+    one = packer("plan", folder / "packer.yaml", "--variant", "raw").stdout
+    assert (one.startswith("fetch "), one.count("publish ")) == (True, 1)
+    told = packer("plan", folder / "packer.yaml", "--json").stdout.splitlines()
+    assert [json.loads(line)["variant"] for line in told] == ["plain", "raw"]
     done = packer("build", folder / "model", "--to", "oci:x", "--variant", "raw", check=False)
     assert (done.returncode, "a build file with variants:" in done.stderr) == (2, True)
 
