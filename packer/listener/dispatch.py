@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event as Flag
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from packer.listener.builds import Build, Builds, is_of_referrers, makers, meant
 from packer.listener.config import Config, Retries
-from packer.listener.records import Event, EventState, Outcome, Run, RunState
+from packer.listener.records import Event, EventState, Outcome, Routed, Run, RunState
 from packer.listener.runner import Runner
 from packer.listener.store import Store
 from packer.lock import lock_path, read_lock
@@ -30,6 +30,12 @@ PAUSE = 5
 
 TIDY = 3600
 """Seconds between two times that what is old is forgotten."""
+
+AT_ONCE = 20
+"""Events that are looked at together: senders wait as long as what becomes of them is written."""
+
+GATHER = 0.1
+"""Seconds in which more events may come before the first of them are looked at."""
 
 SILENCE = 120
 """Seconds without one, after which a run is another's to repeat."""
@@ -135,6 +141,7 @@ class Dispatcher:
                     self.log("defect", trace="".join(traceback.format_exception(error)))
                     stop.wait(PAUSE)
                 self._bell.wait(0.5)
+                stop.wait(GATHER)
 
     def step(self, pool: ThreadPoolExecutor, stop: Flag) -> None:
         """All that is to be done now."""
@@ -176,21 +183,19 @@ class Dispatcher:
 
     def _route(self, builds: Mapping[str, Build]) -> None:
         busy = {run.build for run in self.store.running()}
-        for event in self._accepted():
-            found = route(event, builds.values(), busy)
-            if found:
-                self._lead(event, found)
-
-    def _accepted(self) -> Iterator[Event]:
         last = 0
-        while events := self.store.accepted(after=last):
-            yield from events
+        while events := self.store.accepted(after=last, limit=AT_ONCE):
+            found = [(event, one) for event in events if (one := route(event, builds.values(), busy))]
+            self._lead(found)
             last = events[-1].id
 
-    def _lead(self, event: Event, found: Route) -> None:
+    def _lead(self, found: Sequence[tuple[Event, Route]]) -> None:
         due = self.clock() + self.config.quiet
-        if self.store.route(event.id, found.state, found.why, dict.fromkeys(found.builds, due), self.config.patience):
-            self.log("routed", event=event.id, state=found.state, why=found.why, builds=list(found.builds))
+        routed = [Routed(event.id, one.state, one.why, dict.fromkeys(one.builds, due)) for event, one in found]
+        said = self.store.route_all(routed, self.config.patience) if routed else []
+        for is_mine, (event, one) in zip(said, found, strict=True):
+            if is_mine:
+                self.log("routed", event=event.id, state=one.state, why=one.why, builds=list(one.builds))
 
     def _beat(self, now: float) -> None:
         """Say that what runs here lives, and look for what another left."""

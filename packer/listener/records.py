@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from registry.events.change import Change
+from registry.events.change import Change, Delivery
 
 
 class EventState(StrEnum):
@@ -51,6 +51,26 @@ class Event:
     state: EventState
     why: str
     runs: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A delivery that has just come on a path, at a time."""
+
+    path: str
+    kind: str
+    delivery: Delivery
+    at: float
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What becomes of an event, and why; `wanted` are builds, with the times at which they shall be due."""
+
+    event: int
+    state: EventState
+    why: str
+    wanted: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,17 @@ and what is wanted waits until a run of it has begun. A run whose process is gon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, delete, exists, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from packer.listener.records import Event, EventState, Outcome, Run, RunState, Want
+from packer.listener.records import Arrival, Event, EventState, Outcome, Routed, Run, RunState, Want
 from packer.listener.tables import EVENTS, LEADS, RUNS, TALLIES, WANTS, open_engine
 from registry.events.change import Change, Delivery
 
@@ -25,7 +27,15 @@ class Store:
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
         self._read = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._insert = (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert
+        is_sqlite = self._engine.dialect.name == "sqlite"
+        self._insert = (sqlite if is_sqlite else postgresql).insert
+        self._turn: AbstractContextManager[Any] = Lock() if is_sqlite else nullcontext()
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        """A transaction that writes. SQLite has one at a time: waiting for it here ends at once when it is over."""
+        with self._turn, self._engine.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         """Let the connections go."""
@@ -33,16 +43,22 @@ class Store:
 
     def accept(self, path: str, kind: str, delivery: Delivery, now: float) -> tuple[int, bool]:
         """The number of the event, on the disk, and whether it is new: one with a known identity is not."""
-        changes = [asdict(change) for change in delivery.changes]
-        row = {"at": now, "path": path, "kind": kind, "delivery": delivery.identity, "changes": changes}
-        try:
-            with self._engine.begin() as connection:
-                made = insert(EVENTS).values(**row, state=EventState.ACCEPTED, why="").returning(EVENTS.c.id)
-                return int(connection.execute(made).scalar_one()), True
-        except IntegrityError:
-            known = select(EVENTS.c.id).where(EVENTS.c.path == path, EVENTS.c.delivery == delivery.identity)
-            with self._read.connect() as connection:
-                return int(connection.execute(known).scalar_one()), False
+        return self.accept_all([Arrival(path, kind, delivery, now)])[0]
+
+    def accept_all(self, arrivals: Sequence[Arrival]) -> list[tuple[int, bool]]:
+        """The same of several at once, which takes little longer than of one."""
+        with self._begin() as connection:
+            return [self._accept(connection, arrival) for arrival in arrivals]
+
+    def _accept(self, connection: Connection, arrival: Arrival) -> tuple[int, bool]:
+        identity, changes = arrival.delivery.identity, [asdict(change) for change in arrival.delivery.changes]
+        row = {"at": arrival.at, "path": arrival.path, "kind": arrival.kind, "delivery": identity, "changes": changes}
+        new = self._insert(EVENTS).values(**row, state=EventState.ACCEPTED, why="").returning(EVENTS.c.id)
+        number = connection.execute(new.on_conflict_do_nothing(index_elements=["path", "delivery"])).scalar()
+        if number is not None:
+            return int(number), True
+        known = select(EVENTS.c.id).where(EVENTS.c.path == arrival.path, EVENTS.c.delivery == identity)
+        return int(connection.execute(known).scalar_one()), False
 
     def accepted(self, after: int = 0, limit: int = 500) -> list[Event]:
         """The oldest events that nobody has looked at, of greater numbers than `after`."""
@@ -62,20 +78,27 @@ class Store:
         Whoever wants what is wanted already puts it off, but never longer than `patience` seconds since it first was.
         False if another has said it before.
         """
-        with self._engine.begin() as connection:
-            mine = update(EVENTS).where(EVENTS.c.id == event, EVENTS.c.state == EventState.ACCEPTED)
-            if not connection.execute(mine.values(state=state, why=why)).rowcount:
-                return False
-            at, kind = connection.execute(select(EVENTS.c.at, EVENTS.c.kind).where(EVENTS.c.id == event)).one()
-            self._tally(connection, ("events", kind, state), 1)
-            if wanted:
-                connection.execute(insert(LEADS), [{"event": event, "build": build} for build in wanted])
-                self._want(connection, wanted, at, patience)
-            return True
+        return self.route_all([Routed(event, state, why, wanted)], patience)[0]
+
+    def route_all(self, routed: Sequence[Routed], patience: float) -> list[bool]:
+        """The same of several at once, which takes little longer than of one."""
+        with self._begin() as connection:
+            return [self._route(connection, one, patience) for one in routed]
+
+    def _route(self, connection: Connection, routed: Routed, patience: float) -> bool:
+        mine = update(EVENTS).where(EVENTS.c.id == routed.event, EVENTS.c.state == EventState.ACCEPTED)
+        said = mine.values(state=routed.state, why=routed.why).returning(EVENTS.c.at, EVENTS.c.kind)
+        if not (row := connection.execute(said).first()):
+            return False
+        self._tally(connection, ("events", row.kind, routed.state), 1)
+        if routed.wanted:
+            connection.execute(insert(LEADS), [{"event": routed.event, "build": build} for build in routed.wanted])
+            self._want(connection, routed.wanted, row.at, patience)
+        return True
 
     def again(self, event: int) -> bool:
         """Have an event looked at once more; False if there is none, or it still waits."""
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             past = update(EVENTS).where(EVENTS.c.id == event, EVENTS.c.state != EventState.ACCEPTED)
             found = connection.execute(past.values(state=EventState.ACCEPTED, why="")).rowcount
             connection.execute(delete(LEADS).where(LEADS.c.event == event))
@@ -101,7 +124,7 @@ class Store:
         running = exists().where(RUNS.c.build == WANTS.c.build, RUNS.c.ended.is_(None))
         due = select(WANTS).where(WANTS.c.due <= now, ~running).order_by(WANTS.c.due)
         try:
-            with self._engine.begin() as connection:
+            with self._begin() as connection:
                 row = connection.execute(due.limit(1)).first()
                 return self._start(connection, Want(**row._mapping), owner, now) if row else None
         except IntegrityError:  # another has begun one
@@ -122,7 +145,7 @@ class Store:
         """Keep how far a run is, and what has changed; also without both it says that its process lives."""
         said = {"step": dict(step) if step else None, "changed": list(changed) or None}
         mine = update(RUNS).where(RUNS.c.id == run, RUNS.c.ended.is_(None))
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             connection.execute(mine.values(beat=now, **{key: value for key, value in said.items() if value}))
 
     def finish(self, run: Run, outcome: Outcome, now: float, again_at: float | None = None) -> bool:
@@ -133,7 +156,7 @@ class Store:
         said = {"state": outcome.state, "error": outcome.error, "result": dict(outcome.result or {}), "ended": now}
         changed = {"changed": list(outcome.changed)} if outcome.changed else {}
         mine = update(RUNS).where(RUNS.c.id == run.id, RUNS.c.ended.is_(None))
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             is_mine = bool(connection.execute(mine.values(**said, **changed)).rowcount)
             if is_mine:
                 self._tally_run(connection, run.build, outcome, now - run.began)
@@ -245,7 +268,7 @@ class Store:
         kept = select(func.max(RUNS.c.id)).where(RUNS.c.state == RunState.RELEASED).group_by(RUNS.c.build)
         waits = exists().where(LEADS.c.event == EVENTS.c.id, LEADS.c.run.is_(None))
         old = delete(EVENTS).where(EVENTS.c.at < before, EVENTS.c.state != EventState.ACCEPTED, ~waits)
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             gone = connection.execute(old).rowcount
             connection.execute(delete(RUNS).where(RUNS.c.ended < before, RUNS.c.id.not_in(kept)))
             return int(gone)

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
-from packer.listener.records import EventState, Outcome, Run, RunState
+from packer.listener.records import Arrival, EventState, Outcome, Routed, Run, RunState
 from packer.listener.store import Store
 from registry.events.change import Change, Delivery
 from tests.parts.command import ROOT
@@ -202,13 +203,56 @@ def test_what_is_old_is_forgotten_but_not_what_counts(store: Store) -> None:
     assert {build: run.id for build, run in store.released().items()} == {"a": release.id}
 
 
-def test_counts_are_of_all_that_is_remembered(store: Store) -> None:
+def test_counts_are_of_all_that_happened(store: Store) -> None:
     led(store, "a")
     heard(store)
-    store.finish(started(store), Outcome(RunState.REFUSED, 4), 201.0)
-    assert store.count_events() == {("huggingface", "matched"): 1, ("huggingface", "accepted"): 1}
-    assert store.count_runs() == {("a", "refused"): 1}
-    assert store.answers()
+    run = started(store)
+    said = {"variants": {"": {"bytes": 5}, "b": {"bytes": None}, "c": {"bytes": 7}}}
+    assert store.finish(run, Outcome(RunState.REFUSED, 4, (), said), run.began + 9)
+    assert not store.finish(run, Outcome(RunState.FAILED, 1), run.began + 10), "it counts once"
+    expected = {
+        ("events", "huggingface", "matched"): 1,
+        ("runs", "a", "refused"): 1,
+        ("seconds", "a", "refused"): 9,
+        ("bytes", "a", ""): 12,
+    }
+    assert store.tallies() == expected and store.waiting() == 1
+    store.forget(1e12)
+    assert store.tallies() == expected and store.answers()
+
+
+def test_a_mark_differs_when_anything_has_changed(store: Store) -> None:
+    marks = [store.mark()]
+
+    def note() -> None:
+        marks.append(store.mark())
+
+    number = heard(store)
+    note()
+    store.route(number, EventState.MATCHED, "a model", {"a": 100.0}, 60.0)
+    note()
+    run = started(store)
+    note()
+    store.tell(run.id, 300.0, step={"stage": "fetch"})
+    note()
+    store.finish(run, Outcome(RunState.FAILED, 5), 400.0, again_at=500.0)
+    note()
+    store.again(number)
+    note()
+    assert len(set(marks)) == len(marks) and store.mark() == marks[-1]
+
+
+def test_several_deliveries_and_routes_are_one_step(store: Store) -> None:
+    same = Arrival("/a", "plain", Delivery("x", (CHANGE,)), 1.0)
+    found = store.accept_all([same, same, Arrival("/a", "plain", Delivery(None, ()), 1.0)])
+    assert [is_new for _, is_new in found] == [True, False, True] and found[0][0] == found[1][0]
+    routed = Routed(found[0][0], EventState.IGNORED, "", {})
+    assert store.route_all([routed, routed], 60.0) == [True, False]
+    with pytest.raises(IntegrityError):
+        store.accept_all(
+            [Arrival("/a", "plain", Delivery("y", (CHANGE,)), 1.0), Arrival("/a", None, Delivery("z", ()), 1)]
+        )  # type: ignore[arg-type]
+    assert {event.delivery for event in store.events()} == {"x", None}, "all of them, or none"
 
 
 ACCEPTING = """
