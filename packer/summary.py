@@ -44,7 +44,7 @@ def summary(document: Mapping[str, Any], access: Access) -> str:
     """
     if document.get("event") == "variants":
         return "\n".join(summary(each, access) for each in document["variants"])
-    name = f" {_prose(document['variant'])}" if "variant" in document else ""
+    name = _prose(document["variant"]) if "variant" in document else ""
     match document.get("event"):
         case "release":
             lines = _release(document, access)
@@ -56,7 +56,7 @@ def summary(document: Mapping[str, Any], access: Access) -> str:
             lines = _error(document, name)
         case _:
             why = "The build ended before it could say why: see its log."
-            lines = iter((f"## Nothing was published{f' of{name}' if name else ''}", "", why))
+            lines = iter((f"## Nothing was published{f' of {name}' if name else ''}", "", why))
     return "\n".join(lines) + "\n"
 
 
@@ -106,7 +106,7 @@ def _up_to_date() -> Iterator[str]:
 
 
 def _error(document: Mapping[str, Any], name: str) -> Iterator[str]:
-    yield from (f"## Failed{f':{name}' if name else ''}", "")
+    yield from (f"## Failed{f': {name}' if name else ''}", "")
     told = [
         f"{name + ':':<9} {document[name]}" for name in ("subject", "expected", "found", "hint") if name in document
     ]
