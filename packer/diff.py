@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 from containers.layers import FILEPATH
@@ -13,6 +14,7 @@ from packer.inspect import card_of, flat
 from packer.look import artifact
 from packer.progress import human, plural
 from packer.scorecards import Published, agreements, divergences, find_scorecard, labelled, plain, shares, table
+from recipes.evaluation.report.verdict import headline
 from recipes.evaluation.scorecard import Scorecard
 from registry.access import Access
 from registry.descriptor import Descriptor, Digest
@@ -22,6 +24,7 @@ from registry.reference import LayoutReference, Reference
 from registry.store import open_store
 
 BASE = "org.opencontainers.image.base.digest"
+SOURCE, REVISION = "org.opencontainers.image.source", "org.opencontainers.image.revision"
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Difference:
 def compare(a: str, b: str, access: Access) -> Difference:
     """What two references say of two variants. Only manifests, configs and scorecards are read."""
     one, other = _variant(a, access), _variant(b, access)
-    return Difference(one, other, _layers(one, other), tuple(_unlike(one.scorecard, other.scorecard)))
+    return Difference(one, other, _layers(one, other), tuple(_unlike(one, other)))
 
 
 def _variant(text: str, access: Access) -> Variant:
@@ -115,8 +118,16 @@ def _by_digest(manifest: Manifest) -> dict[Digest, Descriptor]:
     return {layer.digest: layer for layer in manifest.layers}
 
 
-def _unlike(a: Scorecard | None, b: Scorecard | None) -> Iterator[str]:
+def _unlike(one: Variant, other: Variant) -> Iterator[str]:
     """Why what was measured of two variants says nothing about which is better."""
+    for (name, variant), (base, measured_against) in permutations((("A", one), ("B", other))):
+        if variant.scorecard and _is_baseline(measured_against, variant.scorecard):
+            yield (
+                f"{base} is what {name} was measured against, so the scorecard of {name} compares them: "
+                f"{headline(variant.scorecard)} (packer scorecard {variant.reference})"
+            )
+            return
+    a, b = one.scorecard, other.scorecard
     yield from (f"{name} has no scorecard" for name, card in (("A", a), ("B", b)) if not card)
     if not a or not b:
         return
@@ -126,6 +137,21 @@ def _unlike(a: Scorecard | None, b: Scorecard | None) -> Iterator[str]:
         yield f"they were measured by other suites: A {a.samples.suite}, B {b.samples.suite}"
     elif a.samples.data_digest != b.samples.data_digest:
         yield f"they were measured on other data: A {a.samples.data}, B {b.samples.data}"
+
+
+def _is_baseline(variant: Variant, of: Scorecard) -> bool:
+    """Whether a variant is what a scorecard calls the baseline: by its own scorecard, by its digest, or since it was
+    made from the same revision and left as it was.
+    """
+    if variant.scorecard:
+        return variant.scorecard.candidate.digest == of.baseline.digest
+    if not of.baseline.revision:
+        return False
+    if of.baseline.revision == variant.root.descriptor.digest:
+        return True
+    said = variant.root.annotations
+    is_same = (said.get(SOURCE), said.get(REVISION)) == (of.baseline.url, of.baseline.revision)
+    return is_same and (variant.model.get("quantization") or _precision(variant.model)) == of.baseline.precision
 
 
 def _named(scorecard: Scorecard) -> str:

@@ -37,6 +37,8 @@ from tests.parts.scorecards import (
     PERPLEXITY,
     REPORT,
     SAMPLES,
+    checkpoint,
+    identity_of,
     published,
     scorecard,
     unmeasured,
@@ -509,6 +511,25 @@ def test_evaluations_that_cannot_be_compared(
     shown = render_difference(difference)
     assert "cannot be compared" in shown
     assert "99" not in shown.partition("cannot be compared")[2]
+
+
+@pytest.mark.parametrize("how", ["measured", "by digest"])
+def test_a_variant_and_its_baseline(model: Path, variant: Path, tmp_path: Path, how: str) -> None:
+    """The scorecard of the one compares it with the other: that is said, whichever stands first."""
+    first, second = (f"oci:{tmp_path}/layout:{name}" for name in ("a", "b"))
+    if how == "measured":
+        published(model, first)
+        base = replace(scorecard().baseline, digest=identity_of(checkpoint(model)))
+    else:
+        digest = unmeasured(model, first).image.rpartition("@")[2]
+        base = replace(scorecard().baseline, revision=digest)
+    published(variant, second, baseline=base)
+    for pair, said in (((first, second), "A is what B"), ((second, first), "B is what A")):
+        difference = compare(*pair, Access())
+        (why,) = difference.unlike
+        assert why.startswith(f"{said} was measured against")
+        assert "Retained: perplexity keeps 98.5\u00a0% of the baseline" in why
+        assert f"packer scorecard {second}" in render_difference(difference)
 
 
 def test_a_variant_without_a_scorecard(strict: StrictRegistry, model: Path, tmp_path: Path) -> None:
