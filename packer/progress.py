@@ -186,14 +186,12 @@ def _quantized(facts: Mapping[str, Any]) -> str:
 
 
 def _evaluated(facts: Mapping[str, Any]) -> str:
-    """The verdict, and on what it rests."""
-    samples, gated = facts["samples"], [metric for metric in facts["metrics"] if metric["is_gated"]]
-    kept = "; ".join(f"{one['name']} keeps {_ends(one['retention'])}" for one in gated)
-    return f"{facts['verdict']}: {kept or 'nothing was measured'}; {samples['used']:,} {samples['unit']}"
+    """The verdict in the words of the report, and on what it rests."""
+    from recipes.evaluation.report.verdict import headline
+    from recipes.evaluation.scorecard import Scorecard
 
-
-def _ends(retention: Mapping[str, float]) -> str:
-    return "{estimate:.2%} ({low:.2%} to {high:.2%})".format(**retention)
+    samples, said = facts["samples"], headline(Scorecard.from_json(facts, "the evaluation"))
+    return f"{said}; {samples['used']:,} {samples['unit']}".replace("\u00a0", " ")
 
 
 def _converted(facts: Mapping[str, Any]) -> str:

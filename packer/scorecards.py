@@ -154,13 +154,14 @@ def _time(scorecard: Scorecard) -> datetime:
 # ---------------------------------------------------------------- for people
 
 
-def render(scorecard: Scorecard) -> str:
-    """The scorecard for people: the verdict in its first line, then what it stands on."""
+def render(scorecard: Scorecard, advice: Iterable[str] = ()) -> str:
+    """The scorecard for people: the verdict in its first line, then what it stands on, and last what one can do."""
     parties = (("candidate", scorecard.candidate), ("baseline", scorecard.baseline))
     lines = [headline(scorecard), f"{outcome(scorecard)} {extent(scorecard)}", ""]
     lines += [line for part, party in parties for line in (labelled(part, party.digest), labelled("", _party(party)))]
     lines += ["", *table(_rows(scorecard)), "", *_divergence(scorecard), *_circumstances(scorecard)]
     lines += [labelled("failure", failure) for failure in scorecard.failures]
+    lines += [labelled("next", each) for each in advice]
     return plain(lines)
 
 
@@ -212,9 +213,12 @@ def _divergence(scorecard: Scorecard) -> Iterator[str]:
         return
     mean, agreed = divergences(divergence.mean), agreements(divergence.agreement)
     p99, most = words.nats(divergence.p99), words.nats(divergence.most)
-    lost, won = words.percent(divergence.lost, 2), words.percent(divergence.won, 2)
+    flips = f"{words.percent(divergence.lost, 2)} of the tokens lost, {words.percent(divergence.won, 2)} won"
     yield labelled("divergence", f"mean {mean[0]} nats ({mean[1]}), p99 {p99}, at most {most}")
-    yield labelled("agreement", f"{agreed[0]} of the tokens ({agreed[1]}); {lost} lost, {won} won")
+    if any(metric.name == "agreement" for metric in scorecard.metrics):  # whose interval is that of the gate
+        yield labelled("flips", flips)
+    else:
+        yield labelled("agreement", f"{agreed[0]} ({agreed[1]}); {flips}")
 
 
 def divergences(mean: Interval) -> tuple[str, str]:

@@ -119,7 +119,7 @@ def tell_scorecard(result: Any, variant: str = "", *, as_json: bool) -> None:
         named = {"variant": variant} if variant else {}
         click.echo(json.dumps({"event": "scorecard", **named, **result.scorecard.to_json()}, ensure_ascii=False))
     else:
-        click.echo(render(result.scorecard))
+        click.echo(render(result.scorecard, result.advice))
 
 
 def tell_refusal(result: Any, variant: str = "", *, as_json: bool) -> int:

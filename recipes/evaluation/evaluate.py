@@ -31,6 +31,7 @@ from recipes.evaluation.intervals import LEAST
 from recipes.evaluation.outcome import Model, Outcome, remembered
 from recipes.evaluation.passages import Passages
 from recipes.evaluation.report import render
+from recipes.evaluation.report.verdict import next_steps
 from recipes.evaluation.room import room
 from recipes.evaluation.rounds import Rounds, Side, with_settings
 from recipes.evaluation.scorecard import Circumstances, Gate, Scorecard, Undecided
@@ -74,11 +75,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The candidate with a section about its evaluation in its card, the scorecard, and the report, an HTML page."""
+    """The candidate with a section about its evaluation in its card, the scorecard, and the report, an HTML page.
+
+    `advice` is what one can do about a candidate that does not ship, as the report says it.
+    """
 
     checkpoint: Checkpoint
     scorecard: Scorecard
     report: str
+    advice: tuple[str, ...] = ()
 
 
 def evaluate(baseline: Checkpoint, candidate: Checkpoint, how: Evaluation) -> Evaluated:
@@ -199,7 +204,8 @@ class _Evaluating:
         details = replace(outcome.details(scorecard), weights=self._weights(tasks))
         told = replace(scorecard, baseline=replace(scorecard.baseline, name=models[0].checkpoint.card.name))
         card = with_card(models[1].snapshot, lambda text: with_evaluation(text, told))  # whatever folders are called
-        return Evaluated(Checkpoint(card, allow_code=True), scorecard, render(scorecard, details))
+        page, advice = render(scorecard, details), next_steps(scorecard, details)
+        return Evaluated(Checkpoint(card, allow_code=True), scorecard, page, advice)
 
     def _circumstances(self, facts: Mapping[str, Any], stopped: str) -> Circumstances:
         return Circumstances(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from recipes.child import Overdue, run_child
 from recipes.evaluation.details import Details, Size
+from recipes.evaluation.report import words
 from recipes.evaluation.scorecard import Divergence, Gate, Metric, Verdict
 from recipes.evaluation.series import Series, decide, metrics
 from recipes.task import Step, Task, Tell
@@ -193,9 +194,9 @@ class Rounds:
         if not self.curve:
             return "more if these do not decide" if last < self.units else ""
         worst = min(self.curve[-1][1], key=lambda one: one.retention.low)
-        ends = (worst.retention.estimate, worst.retention.low, worst.retention.high)
-        keeps, low, high = (f"{100 * end:.1f} %" for end in ends)
-        return f"{worst.name} keeps {keeps} ({low} to {high})"
+        digits = words.digits(worst.retention, self.gate.retain)
+        keeps, ends = words.percent(worst.retention.estimate, digits), words.between(worst.retention, digits)
+        return f"{worst.name} keeps {keeps} ({ends})".replace("\u00a0", " ")
 
 
 def with_settings(task: Task, **more: Any) -> Task:

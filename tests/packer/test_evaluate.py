@@ -369,6 +369,9 @@ def test_variants_end_with_a_line_each(place: Place, tmp_path: Path) -> None:
     assert (good[:2], good[-1]) == (["good", "retained"], f"oci:{tmp_path}/out:good")
     assert bad[:2] == ["bad", "lost"]
     assert "nothing was published: Lost: perplexity keeps" in done.stdout.splitlines()[-1]
+    assert "  next        Choose a recipe that costs less" in done.stdout
+    headline = next(line for line in done.stdout.splitlines() if line.startswith("Lost: "))
+    assert f"evaluate  {headline}; 32 passages" in done.stderr  # each number in one way
     told = json.loads((tmp_path / "r").read_text())["variants"]
     assert [(one["variant"], one["event"], one["VERDICT"]) for one in told] == [
         ("good", "release", "retained"),
