@@ -6,19 +6,26 @@ and what is wanted waits until a run of it has begun. A run whose process is gon
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, case, delete, exists, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from packer.listener.records import Arrival, Event, EventState, Outcome, Routed, Run, RunState, Want
 from packer.listener.tables import EVENTS, LEADS, RUNS, TALLIES, WANTS, open_engine
 from registry.events.change import Change, Delivery
+
+_ROUTE = (
+    update(EVENTS)
+    .where(EVENTS.c.id == bindparam("number"))
+    .values(state=bindparam("becomes"), why=bindparam("because"))
+)
 
 
 class Store:
@@ -29,6 +36,8 @@ class Store:
         self._read = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         is_sqlite = self._engine.dialect.name == "sqlite"
         self._insert = (sqlite if is_sqlite else postgresql).insert
+        new = self._insert(EVENTS).on_conflict_do_nothing(index_elements=["path", "delivery"])
+        self._new = new.returning(EVENTS.c.id)
         self._turn: AbstractContextManager[Any] = Lock() if is_sqlite else nullcontext()
 
     @contextmanager
@@ -53,8 +62,7 @@ class Store:
     def _accept(self, connection: Connection, arrival: Arrival) -> tuple[int, bool]:
         identity, changes = arrival.delivery.identity, [asdict(change) for change in arrival.delivery.changes]
         row = {"at": arrival.at, "path": arrival.path, "kind": arrival.kind, "delivery": identity, "changes": changes}
-        new = self._insert(EVENTS).values(**row, state=EventState.ACCEPTED, why="").returning(EVENTS.c.id)
-        number = connection.execute(new.on_conflict_do_nothing(index_elements=["path", "delivery"])).scalar()
+        number = connection.execute(self._new, {**row, "state": EventState.ACCEPTED, "why": ""}).scalar()
         if number is not None:
             return int(number), True
         known = select(EVENTS.c.id).where(EVENTS.c.path == arrival.path, EVENTS.c.delivery == identity)
@@ -81,20 +89,22 @@ class Store:
         return self.route_all([Routed(event, state, why, wanted)], patience)[0]
 
     def route_all(self, routed: Sequence[Routed], patience: float) -> list[bool]:
-        """The same of several at once, which takes little longer than of one."""
+        """The same of several at once, which takes little longer than of one. No event is in it twice."""
         with self._begin() as connection:
-            return [self._route(connection, one, patience) for one in routed]
-
-    def _route(self, connection: Connection, routed: Routed, patience: float) -> bool:
-        mine = update(EVENTS).where(EVENTS.c.id == routed.event, EVENTS.c.state == EventState.ACCEPTED)
-        said = mine.values(state=routed.state, why=routed.why).returning(EVENTS.c.at, EVENTS.c.kind)
-        if not (row := connection.execute(said).first()):
-            return False
-        self._tally(connection, ("events", row.kind, routed.state), 1)
-        if routed.wanted:
-            connection.execute(insert(LEADS), [{"event": routed.event, "build": build} for build in routed.wanted])
-            self._want(connection, routed.wanted, row.at, patience)
-        return True
+            waiting = _waiting(connection, [one.event for one in routed])
+            mine = [one for one in routed if one.event in waiting]
+            said = [{"number": one.event, "becomes": one.state, "because": one.why} for one in mine]
+            leads = [{"event": one.event, "build": build} for one in mine for build in one.wanted]
+            if said:
+                connection.execute(_ROUTE, said)
+            if leads:
+                connection.execute(insert(LEADS), leads)
+            for one in mine:
+                if one.wanted:
+                    self._want(connection, one.wanted, waiting[one.event].at, patience)
+            for (kind, state), count in Counter((waiting[one.event].kind, one.state) for one in mine).items():
+                self._tally(connection, ("events", kind, state), count)
+            return [one.event in waiting for one in routed]
 
     def again(self, event: int) -> bool:
         """Have an event looked at once more; False if there is none, or it still waits."""
@@ -277,6 +287,13 @@ class Store:
         """Whether the database answers."""
         with self._read.connect() as connection:
             return bool(connection.execute(select(1)).scalar_one())
+
+
+def _waiting(connection: Connection, numbers: Sequence[int]) -> dict[int, Any]:
+    """Those of some events that nobody has looked at; nobody else will before the transaction ends."""
+    chosen = select(EVENTS.c.id, EVENTS.c.at, EVENTS.c.kind).order_by(EVENTS.c.id).with_for_update()
+    found = connection.execute(chosen.where(EVENTS.c.id.in_(numbers), EVENTS.c.state == EventState.ACCEPTED))
+    return {row.id: row for row in found}
 
 
 def _led(connection: Connection, key: Any, value: Any, of: Sequence[int]) -> dict[int, list[int]]:

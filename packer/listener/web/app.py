@@ -23,6 +23,7 @@ from packer.listener.store import Store
 from packer.listener.web.api import api
 from packer.listener.web.guard import Account, Guard
 from packer.listener.web.hooks import Door, Hooks
+from packer.listener.web.keeper import Keeper
 from packer.listener.web.metrics import TYPE, metrics
 from packer.listener.web.pages import Pages
 from packer.listener.web.refusals import TEXTS, RefusedError, described
@@ -57,7 +58,7 @@ def create_app(
     `logs` is the folder of the runs' logs; `wake` is called when something new was kept; `log` gets a word and members.
     """
     changes = Changes(store.mark)
-    hooks = Hooks(store, wake, clock, log)
+    hooks = Hooks(Keeper(store.accept_all), wake, clock, log)
     pages = Pages(config, store, builds, logs, clock)
     app = FastAPI(
         title="packer's listener",

@@ -9,28 +9,32 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
-import anyio
 import anyio.to_thread
 from fastapi import FastAPI, Request  # noqa: TC002 - FastAPI reads the annotations
 from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from pydantic import BaseModel
 
 from packer.listener.config import Hook
-from packer.listener.store import Store
+from packer.listener.records import Arrival
 from packer.listener.web.body import read_body
+from packer.listener.web.keeper import Keeper
 from packer.listener.web.refusals import RefusedError, described
 from registry.errors import ContentError
 from registry.events import ADAPTERS
 from registry.events.change import Delivery
 from registry.events.trust import Trust
 
+_T = TypeVar("_T")
 _MINUTE = RateLimitItemPerMinute
 _LOGGED = _MINUTE(30)
 """Refusals of a path that are logged, at most."""
+
+_LIGHT = 64 << 10
+"""Bytes of a body that is read without letting others go first."""
 
 _TAKEN = "Kept. A delivery that came before has the number that it had; one with nothing to act on has none."
 _ANY: dict[str, Any] = {"type": "object", "description": "What the sender sends."}
@@ -74,7 +78,7 @@ class Door:
 class Hooks:
     """Takes deliveries. `counts` are those without a new event, by kind and result; `refused`, by path and reason."""
 
-    store: Store
+    keeper: Keeper
     wake: Callable[[], None]
     clock: Callable[[], float]
     log: Callable[..., None]
@@ -83,7 +87,6 @@ class Hooks:
     _rates: SlidingWindowCounterRateLimiter = field(
         default_factory=lambda: SlidingWindowCounterRateLimiter(MemoryStorage()), repr=False
     )
-    _one: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1), repr=False)
 
     def add(self, app: FastAPI, door: Door) -> None:
         """Give a hook its address."""
@@ -113,45 +116,44 @@ class Hooks:
         except RefusedError as error:
             path = door.hook.path
             self.refused[path, error.reason] += 1
-            if self._rates.hit(_LOGGED, path, "logged"):
+            if await self._rates.hit(_LOGGED, path, "logged"):
                 self.log("refused", path=path, status=error.status, reason=error.reason, why=error.text)
             raise
 
     async def _take(self, door: Door, request: Request, ending: str) -> Taken:
         body = await read_body(request)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
-        is_known = door.ending is None or door.knows(ending)
-        # one at a time: they would wait for each other in the database, and longer
-        return await anyio.to_thread.run_sync(self._keep, door, headers, body, is_known, limiter=self._one)
-
-    def _keep(self, door: Door, headers: Mapping[str, str], body: bytes, is_known: bool) -> Taken:  # noqa: FBT001
-        """Judge, read and keep a delivery."""
-        is_known = is_known and (door.trust is None or door.trust.judge(headers, body))
-        self._limit(door.hook, "known" if is_known else "unknown")
+        knows = door.ending is None or door.knows(ending)
+        is_known = knows and (not door.trust or await _off(body, door.trust.judge, headers, body))
+        await self._limit(door.hook, "known" if is_known else "unknown")
         if not is_known:
             raise _unknown(door)
-        kind = door.hook.kind
-        taken = self._store(door.hook, _read(kind, headers, body))
-        if taken.new:
-            self.wake()
-            self.log("accepted", event=taken.event, path=door.hook.path, kind=kind)
-        else:
-            self.counts[kind, "nothing" if taken.event is None else "repeated"] += 1
-        return taken
+        return await self._keep(door.hook, await _off(body, _read, door.hook.kind, headers, body))
 
-    def _store(self, hook: Hook, delivery: Delivery) -> Taken:
+    async def _keep(self, hook: Hook, delivery: Delivery) -> Taken:
         if not delivery.changes:
+            self.counts[hook.kind, "nothing"] += 1
             return Taken(event=None, new=False)
-        number, is_new = self.store.accept(hook.path, hook.kind, delivery, self.clock())
+        number, is_new = await self.keeper.keep(Arrival(hook.path, hook.kind, delivery, self.clock()))
+        if is_new:
+            self.wake()
+            self.log("accepted", event=number, path=hook.path, kind=hook.kind)
+        else:
+            self.counts[hook.kind, "repeated"] += 1
         return Taken(event=number, new=is_new)
 
-    def _limit(self, hook: Hook, who: str) -> None:
+    async def _limit(self, hook: Hook, who: str) -> None:
         """Strangers have a rate of their own, so that they cannot use up that of the sender."""
         rate = _MINUTE(hook.rate)
-        if not self._rates.hit(rate, hook.path, who):
-            reset = self._rates.get_window_stats(rate, hook.path, who).reset_time
+        if not await self._rates.hit(rate, hook.path, who):
+            reset = (await self._rates.get_window_stats(rate, hook.path, who)).reset_time
             wait = max(1, min(60, math.ceil(reset - time.time())))
             raise RefusedError(429, "rate", f"more than {hook.rate} requests a minute", retry_after=wait)
+
+
+async def _off(body: bytes, work: Callable[..., _T], *arguments: Any) -> _T:
+    """The result of some work, done in a thread where the body is so large that others would wait for it."""
+    return work(*arguments) if len(body) <= _LIGHT else await anyio.to_thread.run_sync(work, *arguments)
 
 
 def _body(kind: str) -> dict[str, Any]:
