@@ -1,7 +1,7 @@
 # make demo      a real model into an OCI layout, from nothing
 # make demo-quantized  the same model in FP8 and INT8, measured, and published if it is good enough; minutes
 # make test      everything that the tests need, then the tests
-# make test-slow what takes minutes: vLLM serves quantized models, llama.cpp and lm-eval measure them
+# make test-slow what takes minutes: vLLM serves quantized models, llama.cpp and lm-eval measure them, pipelines run whole
 # make gpu       quantization on a machine with a GPU, without network; writes its section of docs/benchmarks.md
 # make check     style, types, and the line between the folders
 # make fuzz      20,000 mutated files a format, in ten minutes at most

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import yaml
 
+from tests.parts.command import packer
 from tests.parts.image import Packer
 from tests.parts.tekton_judge import judge
 
@@ -217,6 +218,16 @@ class Cluster:
             (folder / item["path"]).parent.mkdir(parents=True, exist_ok=True)
             (folder / item["path"]).write_text(data[item["key"]])
         return folder
+
+
+def applied(folder: Path, image: Packer, text: str, *flags: str) -> tuple[Cluster, Path]:
+    """A cluster with the documents for a build file, and the PipelineRun to create."""
+    (folder / "packer.yaml").write_text(text)
+    out, name = folder / "out", "registry.example.com/tools/packer:v1"
+    packer("ci", "tekton", folder / "packer.yaml", "--packer-image", f"{name}@sha256:{'1' * 64}", "--out", out)
+    cluster = Cluster(image, folder / "cluster", *flags)
+    cluster.apply(*sorted(out.glob("*.yaml")))
+    return cluster, out / "run/run.yaml"
 
 
 def replaced(text: str, known: Mapping[str, Any]) -> str:

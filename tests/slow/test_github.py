@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from tests.consume.test_act import PAGE, block
 from tests.parts.act import OUR_ACTION, Repository, export
 from tests.parts.command import packer
+from tests.parts.forge import PAGE, block
 from tests.parts.servers import docker_registry
 
 
