@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import deep, evaluate, gpu, headers, quantize, registry, shards
+from bench import deep, evaluate, gpu, headers, listener, quantize, registry, shards
 from bench.document import table, write_head, write_section
 from bench.measure import ROOT, RUNS, Row
 
-QUANTIZE, EVALUATE = "quantize", "evaluate"
+QUANTIZE, EVALUATE, LISTENER = "quantize", "evaluate", "listener"
 """The parts that have a section of their own."""
 
 _HEAD = """# Benchmarks
@@ -40,12 +40,20 @@ where one is said. Memory is the peak of all processes together. packer's figure
 before it began, {load:.1f} other processes ran on average.
 
 """
+_LISTENER = """
+Deliveries of a docker registry to `packer serve`, measured by `python -m bench listener` on {date}, on {machine}, with
+its database on disk, in {runs} run. They are sent at their times, whether or not those before were answered, and an
+answer's time counts from when its delivery should have been sent. In the minute before it began, {load:.1f} other
+processes ran on average.
+
+"""
 
 
 def main(names: Sequence[str] = ()) -> None:
     """Measure these parts, or all; print; write what the table and the sections then hold."""
-    if unknown := set(names) - {*_PARTS, QUANTIZE, EVALUATE}:
-        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join([*_PARTS, QUANTIZE, EVALUATE])}")
+    parts = (*_PARTS, QUANTIZE, EVALUATE, LISTENER)
+    if unknown := set(names) - set(parts):
+        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     place = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
     with tempfile.TemporaryDirectory(dir=place, prefix="packer-bench-") as folder:
         rows = [_told(row) for name in names or _PARTS if name in _PARTS for row in _PARTS[name](Path(folder))]
@@ -55,6 +63,8 @@ def main(names: Sequence[str] = ()) -> None:
         _section("Quantization", _QUANTIZE, quantize.RUNS, quantize.run())
     if not names or EVALUATE in names:
         _section("Evaluation", _EVALUATE, evaluate.RUNS, evaluate.run())
+    if not names or LISTENER in names:
+        _section("Listener", _LISTENER, 1, listener.run())
     gpu.require_section()
 
 

@@ -68,7 +68,7 @@ def _served(folder: Path) -> Iterator[tuple[int, int]]:
     config.write_text(_CONFIG)
     core = min(os.sched_getaffinity(0))
     environment = {**os.environ, "BENCH_SECRET": _SECRET}
-    command = ["taskset", "--cpu-list", str(core), _PACKER, "serve", "--config", config]
+    command: list[str | Path] = ["taskset", "--cpu-list", str(core), _PACKER, "serve", "--config", config]
     with log.open("wb") as output, subprocess.Popen(command, env=environment, cwd=folder, stderr=output) as process:
         try:
             yield _port(process, log), process.pid
