@@ -33,6 +33,9 @@ from registry.events.trust import Trust
 _UNTRACED = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 """Traces would have the addresses, of which some are secret."""
 
+_AS_IT_COMES = {"X-Accel-Buffering": "no"}
+"""Has nginx, and those that do as it does, send on what comes at once."""
+
 _DESCRIPTION = "Takes webhook deliveries, and tells what came of them. Only the hooks change anything."
 
 
@@ -122,7 +125,7 @@ def _add_signs(app: FastAPI, store: Store, hooks: Hooks, changes: Changes) -> No
 
     @app.get("/stream", include_in_schema=False)
     async def stream() -> StreamingResponse:
-        return StreamingResponse(changes.listen(), media_type="text/event-stream")
+        return StreamingResponse(changes.listen(), headers=_AS_IT_COMES, media_type="text/event-stream")
 
 
 def _add_problems(app: FastAPI, pages: Pages, log: Callable[..., None]) -> None:

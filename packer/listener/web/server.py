@@ -86,6 +86,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
         loop="asyncio",
         lifespan="on",
         log_config=None,
+        log_level="error",
         access_log=False,
         proxy_headers=False,
         server_header=False,
