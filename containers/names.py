@@ -19,13 +19,14 @@ _FORMS = {
     "name": (_SUBDOMAIN, "a-z, 0-9, - and ."),
     "key": (rf"({_SUBDOMAIN}/)?{_WORD}", "a name such as nvidia.com/gpu"),
     "value": (rf"({_WORD})?", "at most 63 of a-z, A-Z, 0-9, -, _ and ."),
+    "image": (r"[A-Za-z0-9][A-Za-z0-9_./:@-]*", "an image, such as HOST/REPO:TAG"),
     "variable": (r"[A-Za-z_.-][A-Za-z0-9_.-]*", "a name such as HF_ENDPOINT"),
 }
 
 
 def require_name(form: str, flag: str, text: str) -> None:
     """`UsageError` for the text of a flag that has not that form: `namespace`, `name` (of another object), `key` or
-    `value` (of a label, or of a resource) or `variable`. An empty text is none, and right.
+    `value` (of a label, or of a resource), `image` or `variable`. An empty text is none, and right.
     """
     pattern, expected = _FORMS[form]
     if text and not (re.fullmatch(pattern, text) and len(text) <= 253):

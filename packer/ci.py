@@ -87,6 +87,8 @@ def pinned(image: str, access: Access) -> str:
 def push_bundle(plan: Plan, to: str, access: Access) -> str:
     """Publish the Tasks and the Pipeline as a Tekton bundle; where it is, pinned by digest."""
     place = parse_reference(to)
+    if isinstance(place, LayoutReference):
+        raise UsageError("a cluster takes a bundle from a registry", found=to, hint="--bundle HOST/REPO:TAG")
     store, graph = open_store(place, access), bundle([*tasks(plan), pipeline(plan, is_whole=True)])
     push_blobs(graph.blobs, store, access.concurrency)
     list(push_graph(graph, store))

@@ -12,7 +12,7 @@ from containers.layers import FILEPATH
 from containers.look import model_snapshot
 from containers.manifests.document import Manifests, render
 from containers.manifests.model import Model, Sizes, sizes_of_config, sizes_of_gguf
-from containers.manifests.modes import make
+from containers.manifests.modes import make, require_use
 from containers.manifests.options import Mode, Options
 from containers.manifests.serving import Serving
 from containers.unpack import model_manifest
@@ -98,8 +98,10 @@ def _gib(size: int) -> str:
 def manifests(text: str, options: Options, access: Access) -> Made:
     """The documents for the model that `text` names, pinned by the digest that it has now.
 
-    `UsageError` for a layout, which no node can reach; `ModelError` for a model that cannot be served so.
+    `UsageError` for a layout, which no node can reach, and for options that have no effect; `ModelError` for a model
+    that cannot be served so.
     """
+    require_use(options)
     reference = parse_reference(text)
     if isinstance(reference, LayoutReference):
         raise UsageError(

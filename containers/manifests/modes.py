@@ -10,10 +10,10 @@ from containers.manifests.claim import claim
 from containers.manifests.document import Manifests
 from containers.manifests.llm import llm_inference_service
 from containers.manifests.model import Model
-from containers.manifests.options import Mode, Options
+from containers.manifests.options import Kind, Mode, Options, Sidecar
 from containers.manifests.prefetch import prefetch
 from containers.manifests.serving import Serving, decide
-from registry.errors import ModelError
+from registry.errors import ModelError, UsageError
 
 MODES: Mapping[Mode, Callable[[Serving], Manifests]] = {
     Mode.IMAGE_VOLUME: ways.image_volume,
@@ -29,6 +29,23 @@ MODES: Mapping[Mode, Callable[[Serving], Manifests]] = {
 
 ARTIFACTS = frozenset((Mode.PVC, Mode.KSERVE, Mode.MODEL_CACHE))
 """The modes in which packer's own image fetches the model, whatever its manifest is."""
+
+
+_KSERVE = frozenset((Mode.KSERVE, Mode.KSERVE_NATIVE, Mode.LLM_INFERENCE_SERVICE, Mode.MODEL_CACHE))
+
+
+def require_use(options: Options) -> None:
+    """`UsageError` for what would have no effect in this mode, and may be believed to have one."""
+    mode, is_pod = options.mode, options.kind is Kind.POD
+    idle = {
+        "--kind pod": is_pod and (mode in _KSERVE or mode is Mode.PREFETCH),
+        "--kind pod, with --replicas": is_pod and options.replicas != 1,
+        "--sidecar plain": options.sidecar is Sidecar.PLAIN and mode is not Mode.MODELCAR,
+        "--port": options.port and mode is Mode.LLM_INFERENCE_SERVICE,
+        "--storage-class": options.storage_class and mode not in (Mode.PVC, Mode.MODEL_CACHE),
+    }
+    if said := next((flag for flag, is_idle in idle.items() if is_idle), ""):
+        raise UsageError(f"this has no effect in the mode {mode}", found=said, hint="leave it out")
 
 
 def make(model: Model, options: Options) -> tuple[Manifests, Serving | None]:

@@ -10,6 +10,16 @@ import click
 from containers.manifests.options import PACKER_IMAGE, Kind, Mode, Options, Sidecar
 from packer.options import access, as_json, note, pairs, reaching
 
+_FORMS = {
+    "namespace": "namespace",
+    "pull_secret": "name",
+    "storage_class": "name",
+    "gpu_resource": "key",
+    "runtime_image": "image",
+    "packer_image": "image",
+}
+"""What Kubernetes must take, and as what."""
+
 RUNTIMES = ("vllm", "sglang", "llama.cpp", "triton")
 
 
@@ -84,9 +94,8 @@ def _options(flags: dict[str, Any], *, plain_http: bool) -> Options:
     from containers.names import require_labels, require_name
     from packer.buildfile import parse_size
 
-    for form, name in (("namespace", "namespace"), ("name", "pull_secret"), ("name", "storage_class")):
+    for name, form in _FORMS.items():
         require_name(form, f"--{name.replace('_', '-')}", flags[name] or "")
-    require_name("key", "--gpu-resource", flags["gpu_resource"])
     said = {name: value for name, value in flags.items() if value is not None}
     said |= {"mode": Mode(said["mode"]), "kind": Kind(said["kind"]), "sidecar": Sidecar(said["sidecar"])}
     said["length"] = said.pop("max_length", None)

@@ -369,6 +369,7 @@ def test_what_no_cluster_can_do_is_refused(folder: Path, text: str, says: str) -
         (("--node-selector", "a=b c"), "--node-selector"),
         (("--env", "A B=c"), "--env"),
         (("--env", "A"), "--env NAME=VALUE"),
+        (("--bundle", "oci:./out"), "a cluster takes a bundle from a registry"),
     ],
 )
 def test_what_kubernetes_would_not_take_is_refused(folder: Path, flags: tuple[str, ...], says: str) -> None:

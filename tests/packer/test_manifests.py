@@ -221,6 +221,8 @@ def test_flags_reach_the_documents(tiny: Published) -> None:
         ("--pull-secret", "my_secret"),
         ("--storage-class", "a b"),
         ("--gpu-resource", "a/b/c"),
+        ("--runtime-image", "my image"),
+        ("--packer-image", "-"),
         ("--node-selector", "a b=c"),
         ("--node-selector", f"a={'b' * 64}"),
     ],
@@ -228,6 +230,22 @@ def test_flags_reach_the_documents(tiny: Published) -> None:
 def test_what_kubernetes_would_not_take_is_refused(tiny: Published, flag: str, text: str) -> None:
     code, error = refused(tiny.reference, "pvc", flag, text)
     assert (code, f"{flag}: Kubernetes takes no such name" in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags"),
+    [
+        ("image-volume", ("--kind", "pod", "--replicas", "3")),
+        ("kserve-native", ("--kind", "pod")),
+        ("prefetch", ("--kind", "pod")),
+        ("image-volume", ("--sidecar", "plain")),
+        ("llm-inference-service", ("--port", "9000")),
+        ("init-container", ("--storage-class", "fast")),
+    ],
+)
+def test_what_has_no_effect_is_refused(tiny: Published, mode: str, flags: tuple[str, ...]) -> None:
+    code, error = refused(tiny.reference, mode, *flags)
+    assert (code, f"no effect in the mode {mode}" in error, flags[0] in error) == (2, True, True)
 
 
 def test_an_image_for_other_gpus_must_be_named(tiny: Published) -> None:
