@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -128,6 +129,7 @@ def task_settings(how: Evaluation) -> dict[str, Any]:
         "tasks": list(suite.tasks),
         "include": str(suite.include) if suite.include else None,
         "limit": _limit(how),
+        "core": suite.limit,
         "fewshot": suite.fewshot,
         "metrics": dict(suite.metrics),
         "seed": suite.seed,
@@ -177,10 +179,13 @@ class _Evaluating:
 
     def run(self) -> Evaluated:
         """Measure the baseline and the candidate, and put together what came of it."""
-        before, after = self._workshops()
+        before, after = self._workshops(self.asked.get("data"))
         tell, (baseline, candidate) = self.how.tell, self.models
         with before.opened(tell), after.opened(tell):
             self._require_room(before)
+            if self.asked.get("first") != self.asked.get("data"):
+                for earlier, now in zip(self._workshops(self.asked["first"]), (before, after), strict=True):
+                    _take_over(earlier.folder, now.folder)
             samples = before.keep(self.how.samples) if self.how.samples else None
             with before.source(baseline.snapshot) as source, after.source(candidate.snapshot) as made:
                 tasks = self._task(0, source, before.folder, samples), self._task(1, made, after.folder, samples)
@@ -218,8 +223,10 @@ class _Evaluating:
             time=self.began.isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
 
-    def _workshops(self) -> tuple[Workshop, Workshop]:
-        """The folders of the baseline's results, and of the candidate's: those of a server are nobody else's."""
+    def _workshops(self, asked: str | None) -> tuple[Workshop, Workshop]:
+        """The folders of the baseline's results and of the candidate's, for tasks that ask what has this digest.
+        Results of a server are nobody else's.
+        """
         how = self.how
         before = _workshop(
             how.place.folder,
@@ -232,7 +239,7 @@ class _Evaluating:
                 "suite": how.suite.measures,
                 "seed": None if how.samples else how.suite.seed,  # by which samples were chosen, or answers are drawn
                 "samples": how.samples.chosen if how.samples else None,
-                "asked": self.asked.get("data"),
+                "asked": asked,
             },
         )
         server = [how.endpoint, self.began.isoformat()] if how.endpoint else None
@@ -317,6 +324,14 @@ class _Evaluating:
 def _workshop(folder: Path, known: Mapping[str, Any]) -> Workshop:
     key = digest_of(json.dumps(known, sort_keys=True).encode()).partition(":")[2]
     return Workshop(folder / key, key, is_single=False)
+
+
+def _take_over(earlier: Path, folder: Path) -> None:
+    """Have the answers of an evaluation that went less far: what that asked comes first here too."""
+    for path in earlier.glob("[0-9]*.json"):
+        if not (folder / path.name).exists():
+            with whole_file(folder / path.name) as scratch:
+                shutil.copyfile(path, scratch)
 
 
 def _write(path: Path, document: object) -> None:

@@ -332,6 +332,16 @@ def test_tasks_to_the_verdict(place: Place, tmp_path: Path) -> None:
     assert card["metrics"][0]["name"] == "capitals acc"
     assert card["metrics"][0]["retention"]["estimate"] == 1
     assert "capitals" in (tmp_path / "report.html").read_text()
+    kept = list((place.folder / "cache/evaluated").glob("*/000000.json"))  # to be found again by who asks for more
+    assert kept
+    for path in kept:
+        path.write_text(json.dumps([{**row, "question": "marked"} for row in json.loads(path.read_text())]))
+    done = place.packer("evaluate", *arguments, "--undecided", "extend", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["samples"]["available"] == 213
+    assert len([*(place.folder / "cache/evaluated").glob("*/000000.json")]) == 2 * len(kept)
+    firsts = [json.loads(path.read_text()) for path in (place.folder / "cache/evaluated").glob("*/000000.json")]
+    assert {row["question"] for rows in firsts for row in rows} == {"marked"}
 
 
 def test_a_suite_is_shown_without_the_signs_of_a_language() -> None:

@@ -36,22 +36,24 @@ def run(task: Task, tell: Tell) -> Done:
 
     A file is a list of {task, doc, hash, metrics, question, target, empty}. `metrics` are those with a value for each
     document: a number, or of rolling likelihoods [log-likelihood in nats, weight]; null for what is no finite number.
-    The facts: `units` is the number of files there can be; `items`, `metrics`, `higher_is_better` and `fewshot` are by
-    task; `data` is the digest of all that is asked; `versions`. `UsageError` for a task or a metric that is not known,
-    and for data that is not here.
+    The first `core` documents of each task come before all others: who asks for more later goes on behind them.
+    The facts: `units` is the number of files there can be; `first` is the digest of what the core is asked, `data` that
+    of all that is asked; `items`, `metrics`, `higher_is_better` and `fewshot` are by task; `versions`. `UsageError` for
+    a task or a metric that is not known, and for data that is not here.
     """
     settings = task.settings
     for library in ("lm_eval", "datasets"):
         logging.getLogger(library).setLevel(logging.ERROR)
     with caches_in(task.target / f"{PARTIAL}datasets") as scratch:
         loaded = load_tasks(settings, scratch)
-        documents = _shuffled(loaded, settings["seed"])
-        files = _units(documents, settings["batch"])
+        first, rest = _shuffled(loaded, settings["seed"], settings.get("core"))
+        documents = [*first, *rest]
+        files = [*_units(first, settings["batch"]), *_units(rest, settings["batch"])]
         wanted = range(settings["first"], min(settings["last"], len(files)))
         left = {at: files[at] for at in wanted if not results(task.target, at).exists()}
         if left and not settings["only_count"]:
             _answer_all(task, left, documents, sum(len(files[at]) for at in wanted), tell)
-    return Done({}, (), facts={"units": len(files), **_facts(loaded, documents)})
+    return Done({}, (), facts={"units": len(files), "first": _digest(first), **_facts(loaded, documents)})
 
 
 def results(folder: Path, at: int) -> Path:
@@ -59,10 +61,14 @@ def results(folder: Path, at: int) -> Path:
     return folder / f"{at:06}.json"
 
 
-def _shuffled(loaded: Iterable[Loaded], seed: int) -> list[Document]:
+def _shuffled(loaded: Iterable[Loaded], seed: int, core: int | None) -> tuple[list[Document], list[Document]]:
+    """The first `core` documents of each task, all if None, and the others."""
     documents = [document for task in loaded for document in task.documents]
-    random.Random(seed).shuffle(documents)  # noqa: S311 - an order, no secret
-    return documents
+    first = [document for document in documents if core is None or document.at < core]
+    rest = [document for document in documents if core is not None and document.at >= core]
+    for part in (first, rest):
+        random.Random(seed).shuffle(part)  # noqa: S311 - an order, no secret
+    return first, rest
 
 
 def _units(documents: Sequence[Document], size: int) -> list[Sequence[Document]]:
@@ -165,17 +171,22 @@ def _question(document: Document) -> str:
     return asked if asked and isinstance(asked, str) else str(document.requests[0].args[0])
 
 
-def _facts(loaded: Sequence[Loaded], documents: Sequence[Document]) -> dict[str, Any]:
-    import lm_eval
-
+def _digest(documents: Iterable[Document]) -> str:
+    """Of all that is asked about some documents."""
     data = hashlib.sha256()
     for document in documents:
         asked = [request.args for request in document.requests]
         line = [document.loaded.name, document.at, document.hash, asked]
         data.update(json.dumps(line, ensure_ascii=False, default=str).encode(errors="surrogatepass") + b"\n")
+    return f"sha256:{data.hexdigest()}"
+
+
+def _facts(loaded: Sequence[Loaded], documents: Sequence[Document]) -> dict[str, Any]:
+    import lm_eval
+
     return {
         "items": {task.name: len(task.documents) for task in loaded},
-        "data": f"sha256:{data.hexdigest()}",
+        "data": _digest(documents),
         "versions": {"lm_eval": lm_eval.__version__, **{task.name: str(task.task.VERSION) for task in loaded}},
         "metrics": {task.name: task.measure.key for task in loaded},
         "higher_is_better": {task.name: task.measure.higher_is_better for task in loaded},
