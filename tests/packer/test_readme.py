@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from packer.buildfile import SECTIONS, BuildFile, known_keys
-from packer.commands.evaluate import REFUSED
 from packer.commands.rebuild import CHANGED
+from packer.failures import REFUSED
 from tests.parts.command import ROOT, packer
 
 README = (ROOT / "README.md").read_text()
