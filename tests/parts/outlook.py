@@ -76,7 +76,7 @@ def fill(store: Store, folder: Path) -> dict[str, int]:
     run("smollm2", now - 7290, Outcome(RunState.UNCHANGED, 0))
     event("harbor", base, now - 3700, EventState.MATCHED, f"artifact {base.reference}", BUILDS[3])
     said = variants("", verdict="lost")
-    said["variants"][""] |= {"image": None, "modelpack": None, "tags": [], "bytes": None}
+    said["variants"][""] |= {"retention": 0.931, "image": None, "modelpack": None, "tags": [], "bytes": None}
     refused = Outcome(RunState.REFUSED, 4, (), said, "it lost too much: perplexity keeps 93.1 %")
     run(BUILDS[3], now - 3690, refused)
     event("zot", base, now - 600, EventState.OWN, "smollm2 published it")

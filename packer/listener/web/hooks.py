@@ -43,7 +43,7 @@ _PLAIN: dict[str, Any] = {
     "required": ["build"],
     "properties": {
         "build": {"type": "string", "minLength": 1, "maxLength": 200, "description": "The name of a build."},
-        "id": {"type": "string", "description": "The same when it is sent again."},
+        "id": {"type": ["string", "null"], "description": "The same when it is sent again."},
     },
 }
 

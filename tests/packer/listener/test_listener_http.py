@@ -413,3 +413,15 @@ def test_the_description_is_that_of_the_hooks(listener: Listening) -> None:
         statuses = set(document["paths"][path]["post"]["responses"])
         assert {"202", "400", "408", "413", "429"} < statuses
         assert ("404" if DEFAULTS[kind] is None else "401") in statuses
+
+
+def test_what_comes_at_once_is_kept_once_each(listener: Listening) -> None:
+    bodies_of = [json.dumps({"build": "mine", "id": f"at once {number % 20}"}).encode() for number in range(200)]
+    before = count(listener)
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda body: listener.send("plain", body), bodies_of))
+    assert {answer.status for answer in answers} == {202}
+    assert sum(answer.document["new"] for answer in answers) == 20 and count(listener) == before + 20
+    numbers = {body: answer.document["event"] for body, answer in zip(bodies_of, answers, strict=True)}
+    assert [numbers[body] for body in bodies_of] == [answer.document["event"] for answer in answers]
+    assert len(set(numbers.values())) == 20
