@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 def evaluate(candidate: str, *, baseline: str, endpoint: str | None, as_json: bool, **flags: Any) -> int:
     """Measure what CANDIDATE retains of its baseline, on held-out text or on tasks, until it is known.
 
-    Both are what build takes as MODEL. Exits with 0 if enough is retained and with 4 if not, or if nobody can tell. Run
-    it again after a kill and it goes on behind the last whole passage; a baseline is measured once for all candidates.
+    Both are what build takes as MODEL, or HOST/REPO[:TAG|@DIGEST]. Exits with 0 if enough is retained and with 4 if
+    not, or if nobody can tell. Run it again after a kill and it goes on behind the last whole passage; a baseline is
+    measured once for all candidates.
     """
     from dataclasses import replace
 
