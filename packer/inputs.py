@@ -11,12 +11,13 @@ from typing import Any
 from packer.buildfile import BuildFile
 from packer.lock import Entry, Layer, Outputs
 from packer.pipeline import Build
-from packer.sources import Source
+from packer.sources import FolderSource, Source
 from packer.state import State
 from recipes.evaluation.evaluate import Evaluation
 from recipes.quantize import Quantization
 from recipes.versions import versions
 from registry.descriptor import IMAGE_LAYER, Digest, digest_of
+from registry.errors import UsageError
 from registry.manifest import encode
 from registry.memory import Memory, mark_of
 
@@ -26,6 +27,7 @@ TOOL = "tool "
 
 def pinned(build: Build, file: BuildFile, folder: Path) -> tuple[Build, dict[str, Entry]]:
     """The build, of the very revisions that its inputs are at now, and these inputs by kind."""
+    _refuse_its_own_folder(build.source, folder)
     source, state = _at(build.source, build.memory)
     inputs = {
         "source": Entry(_name(file.source), state.digest, state.revision),
@@ -40,6 +42,20 @@ def pinned(build: Build, file: BuildFile, folder: Path) -> tuple[Build, dict[str
     inputs |= _of_quantization(build.quantization) if build.quantization else {}
     inputs |= _of_evaluation(build.evaluation) if build.evaluation else {}
     return replace(build, source=source, baseline=baseline), inputs
+
+
+def _refuse_its_own_folder(source: Source, folder: Path) -> None:
+    """`UsageError` for a model's folder that has the build file in it, and so the lock: each build would be another."""
+    if (
+        isinstance(source, FolderSource)
+        and not source.include
+        and folder.resolve().is_relative_to(source.path.resolve())
+    ):
+        raise UsageError(
+            "the model's folder has this build file in it, whose lock would become a part of the model",
+            subject=str(folder),
+            hint="put the model into a folder of its own, or say what to take of it with include:",
+        )
 
 
 def _file_digest(file: BuildFile, folder: Path) -> Digest:

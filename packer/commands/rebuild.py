@@ -13,6 +13,7 @@ import click
 from packer.commands.build import build_one, builds_of, chosen
 from packer.options import access, as_json, environment, listener, moving, note, work
 from packer.stages import STAGES
+from registry.errors import PackerError
 
 if TYPE_CHECKING:
     from packer.buildfile import BuildFile
@@ -58,14 +59,29 @@ def rebuild(
     from packer.lock import lock_path, read_lock
 
     lock = read_lock(lock_path(file))
-    codes = []
+    codes, errors = [], []
     for name, build in chosen(_builds(file, report), variant).items():
         locked = lock.builds.get(name)
-        if reproduce:
-            codes.append(_reproduce(file, name, build, locked, flags, as_json=as_json))
-        elif _is_changed(file, name, build, locked, flags, as_json=as_json):
-            codes.append(CHANGED if check else build_one(file, name, build, flags, as_json=as_json))
-    return max(codes, default=0)
+        try:
+            if reproduce:
+                codes.append(_reproduce(file, name, build, locked, flags, as_json=as_json))
+            elif _is_changed(file, name, build, locked, flags, as_json=as_json):
+                codes.append(CHANGED if check else build_one(file, name, build, flags, as_json=as_json))
+        except PackerError as error:
+            if not name:
+                raise
+            errors.append(_tell(name, error, as_json=as_json))
+    return max(errors or codes, default=0)
+
+
+def _tell(name: str, error: PackerError, *, as_json: bool) -> int:
+    """Say what is wrong with one variant, which does not stop the others; the exit code."""
+    from formats.text import printable
+
+    if as_json:
+        click.echo(json.dumps({"event": "error", "variant": name, **error.to_json()}, ensure_ascii=False))
+    note("\n".join(map(printable, f"error: {name}: {error}".split("\n"))))
+    return error.exit_code
 
 
 def _builds(file: Path, report: Path | None) -> dict[str, BuildFile]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,13 +40,26 @@ def serve(*, config: Path, listen: str | None) -> int:
     from packer.listener.config import read_config
     from packer.listener.serve import serve as listen_on
 
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stopped_by(signal.SIGTERM, signal.SIGINT)
     told = read_config(config)
     told = told.model_copy(update={"listen": listen}) if listen else told
     listen_on(told, environment(), _log, stop)
     return 0
+
+
+def _stopped_by(*numbers: signal.Signals) -> Event:
+    """What is set when one of these signals comes. Setting it in the handler could wait for itself."""
+    stop = Event()
+    out, into = os.pipe()
+    for number in numbers:
+        signal.signal(number, lambda *_: os.write(into, b"."))
+    Thread(target=_set_when_told, args=(out, stop), daemon=True).start()
+    return stop
+
+
+def _set_when_told(out: int, stop: Event) -> None:
+    os.read(out, 1)
+    stop.set()
 
 
 def _require() -> None:

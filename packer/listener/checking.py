@@ -6,15 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from packer.listener.local import Story
+from packer.listener.local import Story, parsed
 from packer.lock import Entry, from_json
 
 _CHANGED = 7
@@ -77,18 +76,12 @@ def _output(process: subprocess.Popen[bytes], pause: Callable[[], object]) -> by
 
 def _read(output: bytes, process: subprocess.Popen[bytes]) -> Checked:
     story, inputs, code = Story(), dict[str, Mapping[str, Entry]](), process.returncode
-    for event in _events(output):
+    for event in map(parsed, output.splitlines()):
         story.read(event, _ignore)
         if event.get("event") == "check":
             inputs[event["variant"]] = from_json(event["inputs"])
     error = "" if code in (0, _CHANGED) else story.error or f"packer rebuild --check ended with code {code}"
     return Checked(code, tuple(story.changed), inputs, error)
-
-
-def _events(output: bytes) -> Iterator[Mapping[str, Any]]:
-    for line in output.splitlines():
-        with suppress(json.JSONDecodeError):
-            yield json.loads(line)
 
 
 def _ignore(step: Mapping[str, Any] | None = None, changed: Sequence[str] = ()) -> None:

@@ -203,9 +203,20 @@ def read_config(path: Path) -> Config:
     config = validated(parse_map(data, WHAT, Config, str(path)), WHAT, Config, str(path))
     folder = path.absolute().parent
     kubeconfig = config.tekton.kubeconfig and folder / config.tekton.kubeconfig
+    login = config.login
     update = {
         "builds": tuple(str(folder / pattern) for pattern in config.builds),
         "state": folder / config.state,
+        "sources": tuple(hook.model_copy(update={"secret": _beside(folder, hook.secret)}) for hook in config.sources),
+        "database": _beside(folder, config.database),
+        "login": login and login.model_copy(update={"password": _beside(folder, login.password)}),
         "tekton": config.tekton.model_copy(update={"kubeconfig": kubeconfig}),
     }
     return config.model_copy(update=update)
+
+
+def _beside(folder: Path, secret: Secret | None) -> Secret | None:
+    """The same secret, whose file is from a folder."""
+    if not (secret and secret.from_file):
+        return secret
+    return secret.model_copy(update={"from_file": folder / secret.from_file})

@@ -6,10 +6,14 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from typing import Any, Protocol
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from packer.failures import expected
 from packer.listener.builds import Build, Builds, is_of_referrers, makers, meant
 from packer.listener.config import Config, Retries
 from packer.listener.records import Event, EventState, Outcome, Routed, Run, RunState
@@ -109,7 +113,8 @@ def pause(attempt: int, retries: Retries) -> float:
 class Dispatcher:
     """Looks after events and runs until it is stopped.
 
-    `clock` tells seconds since 1970; `forget` is called now and then with the time before which nothing need be kept.
+    `clock` tells seconds since 1970; `forget` is called now and then with the time before which nothing need be kept,
+    but of some runs.
     """
 
     config: Config
@@ -119,12 +124,11 @@ class Dispatcher:
     owner: str
     log: Log
     clock: Callable[[], float] = time.time
-    forget: Callable[[float], None] = lambda _: None
+    forget: Callable[[float, Collection[int]], None] = lambda _before, _kept: None
     _bell: Flag = field(default_factory=Flag)
-    _marks: dict[str, object] = field(default_factory=dict)
+    _known: dict[str, Build] = field(default_factory=dict)
     _working: dict[Future[None], Run] = field(default_factory=dict)
-    _beaten: float = 0.0
-    _tidied: float = 0.0
+    _done: dict[str, float] = field(default_factory=dict)
 
     def wake(self) -> None:
         """Something happened: look at once."""
@@ -142,6 +146,14 @@ class Dispatcher:
                     stop.wait(PAUSE)
                 self._bell.wait(0.5)
                 stop.wait(GATHER)
+            self._await_the_last()
+
+    def _await_the_last(self) -> None:
+        """What runs still lives, until it has ended."""
+        while any(not future.done() for future in self._working):
+            with suppress(SQLAlchemyError):
+                self._beat()
+            time.sleep(0.2)
 
     def step(self, pool: ThreadPoolExecutor, stop: Flag) -> None:
         """All that is to be done now."""
@@ -150,31 +162,31 @@ class Dispatcher:
         self._notice(builds, now)
         self._poll(builds, now)
         self._route(builds)
-        self._beat(now)
+        self._beat()
+        self._recover()
+        self._tidy(now)
         self._start(pool, builds, stop)
 
     def recover(self, silent_since: float) -> None:
         """Have the runs repeated that nothing was heard of since then."""
-        for run in self.store.recover(silent_since, self.clock()):
+        for run in self.store.recover(silent_since, self.clock(), self.config.retries.first):
             self.log("interrupted", run=run.id, build=run.build, owner=run.owner)
 
     def _notice(self, builds: Mapping[str, Build], now: float) -> None:
-        """Make an event of build files that changed, and of those that were never built."""
-        new = [name for name, build in builds.items() if self._is_news(build)]
-        self._marks = dict(builds)
-        if new:
+        """Make an event of build files that changed; who has just begun does not know which have, and takes all."""
+        if new := [name for name, build in builds.items() if self._is_news(build)]:
             self._say(FILES, new, now)
+        self._known |= builds
 
     def _is_news(self, build: Build) -> bool:
-        if build.name in self._marks:
-            return self._marks[build.name] is not build
-        return not build.error and not lock_path(build.file).exists()
+        known = self._known.get(build.name)
+        return known != build if known else not build.error
 
     def _poll(self, builds: Mapping[str, Build], now: float) -> None:
         every = self.config.poll.every
         if every and builds:
             last = self.store.last_accepted(POLL)
-            if last is None or now - last >= every:
+            if last is None or not 0 <= now - last < every:
                 self._say(POLL, list(builds), now)
 
     def _say(self, path: str, names: Collection[str], now: float) -> None:
@@ -197,18 +209,31 @@ class Dispatcher:
             if is_mine:
                 self.log("routed", event=event.id, state=one.state, why=one.why, builds=list(one.builds))
 
-    def _beat(self, now: float) -> None:
-        """Say that what runs here lives, and look for what another left."""
+    def _beat(self) -> None:
+        """Say that what runs here lives."""
         self._working = {future: run for future, run in self._working.items() if not future.done()}
-        if now - self._beaten >= BEAT:
-            self._beaten = now
+        if self._is_time("beat", BEAT):
             for run in self._working.values():
-                self.store.tell(run.id, now)
-            self.recover(now - SILENCE)
-        if now - self._tidied >= TIDY:
-            self._tidied = now
-            self.store.forget(now - self.config.keep)
-            self.forget(now - self.config.keep)
+                self.store.tell(run.id, self.clock())
+
+    def _recover(self) -> None:
+        """Look for what another left."""
+        if self._is_time("recover", BEAT):
+            self.recover(self.clock() - SILENCE)
+
+    def _tidy(self, now: float) -> None:
+        if self._is_time("tidy", TIDY):
+            before = now - self.config.keep
+            self.store.forget(before)
+            self.forget(before, {run.id for run in self.store.released().values()})
+
+    def _is_time(self, what: str, every: float) -> bool:
+        """Whether something was not done for so many seconds; it is done now."""
+        now, last = time.monotonic(), self._done.get(what)
+        if last is not None and now - last < every:
+            return False
+        self._done[what] = now
+        return True
 
     def _start(self, pool: ThreadPoolExecutor, builds: Mapping[str, Build], stop: Flag) -> None:
         while len(self._working) < self.config.concurrency and not stop.is_set():
@@ -221,23 +246,45 @@ class Dispatcher:
     def _run(self, run: Run, build: Build | None, stop: Flag) -> None:
         outcome = self._outcome(run, build, stop)
         again = self._again(run, outcome)
-        self.store.finish(run, outcome, self.clock(), again)
+        self._insist(lambda: self.store.finish(run, outcome, self.clock(), again), run, stop)
         self.log("ended", run=run.id, build=run.build, state=outcome.state, error=outcome.error, again=again)
         self.wake()
 
+    def _insist(self, finish: Callable[[], object], run: Run, stop: Flag) -> None:
+        """Write how a run ended, also if the database is away for a while; who stops does not wait for that."""
+        while True:
+            try:
+                finish()
+            except SQLAlchemyError as error:
+                self.log("database", run=run.id, error=str(error.__class__.__name__))
+                if stop.is_set():
+                    return
+                stop.wait(PAUSE)
+            else:
+                return
+
     def _outcome(self, run: Run, build: Build | None, stop: Flag) -> Outcome:
-        if not build or build.error:
-            return Outcome(RunState.FAILED, 2, error=build.error if build else "no build file has this name any more")
+        if not build:
+            return Outcome(RunState.FAILED, min(AGAIN), error="no build file has this name any more")
+        if build.error:
+            return Outcome(RunState.FAILED, 2, error=build.error)
         try:
             return self.runner.run(build, run, lambda step=None, changed=(): self._tell(run, step, changed), stop)
-        except PackerError as error:
-            return Outcome(RunState.FAILED, error.exit_code, error=" ".join(str(error).split()))
         except Exception as error:  # noqa: BLE001 - a defect ends one run, and not the listener
-            self.log("defect", run=run.id, trace="".join(traceback.format_exception(error)))
-            return Outcome(RunState.FAILED, 1, error=f"a defect of packer: {type(error).__name__}: {error}"[:500])
+            return self._failure(run, expected(error))
+
+    def _failure(self, run: Run, error: Exception) -> Outcome:
+        if isinstance(error, PackerError):
+            return Outcome(RunState.FAILED, error.exit_code, error=" ".join(str(error).split()))
+        self.log("defect", run=run.id, trace="".join(traceback.format_exception(error)))
+        return Outcome(RunState.FAILED, 1, error=f"a defect of packer: {type(error).__name__}: {error}"[:500])
 
     def _tell(self, run: Run, step: Mapping[str, Any] | None, changed: Collection[str]) -> None:
-        self.store.tell(run.id, self.clock(), step=step, changed=tuple(changed))
+        """Keep how far a run is; that it cannot be kept is no reason to end it."""
+        try:
+            self.store.tell(run.id, self.clock(), step=step, changed=tuple(changed))
+        except SQLAlchemyError as error:
+            self.log("database", run=run.id, error=str(error.__class__.__name__))
 
     def _again(self, run: Run, outcome: Outcome) -> float | None:
         """When a run is repeated, if it is."""

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -61,7 +61,7 @@ class LocalRunner:
         return story.outcome(process.returncode, watch.why)
 
     def _started(self, build: Build, run: Run, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        turn = self.logs / f"{sha256(build.name.encode()).hexdigest()[:16]}.turn"
+        turn = self.logs / f"{sha256(os.fsencode(build.file.resolve())).hexdigest()[:16]}.turn"
         limits = (str(os.getpid()), str(self.memory or 0), str(turn))
         report = ("--report", str(self.logs / str(run.id) / "report"))
         command = (sys.executable, "-P", "-m", "packer.listener.child", *limits)
@@ -75,11 +75,12 @@ class LocalRunner:
         )
 
 
-def forget_logs(folder: Path, before: float) -> None:
-    """Remove the logs and reports of runs that were last written before a time, in seconds since 1970."""
+def forget_logs(folder: Path, before: float, kept: Collection[int]) -> None:
+    """Remove the logs and reports of runs that were last written before a time, in seconds since 1970, but of some."""
     for path in folder.glob("[0-9]*"):
+        number = path.name.removesuffix(".log")
         with suppress(OSError):
-            if path.stat().st_mtime < before:
+            if number.isdecimal() and int(number) not in kept and path.stat().st_mtime < before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -116,14 +117,15 @@ class _Watch(Thread):
 def _lines(stream: IO[bytes], log: IO[bytes]) -> Iterator[Mapping[str, Any]]:
     """The events that a build tells; all that is worth it goes to its log."""
     while line := stream.readline(_LONGEST):
-        event = _parsed(line)
+        event = parsed(line)
         if event.get("event") not in _QUIET:
             log.write(line)
             log.flush()
         yield event
 
 
-def _parsed(line: bytes) -> Mapping[str, Any]:
+def parsed(line: bytes) -> Mapping[str, Any]:
+    """An event that a build tells; empty for a line that is none."""
     try:
         document = json.loads(line)
     except ValueError:

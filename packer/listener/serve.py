@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
@@ -12,14 +13,22 @@ from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
 from packer.listener.builds import Builds
 from packer.listener.config import Config, Hook, RunnerKind, Secret
 from packer.listener.dispatch import SILENCE, Dispatcher, Log
 from packer.listener.local import LocalRunner, forget_logs
 from packer.listener.runner import Runner
 from packer.listener.store import Store
-from registry.errors import UsageError
+from registry.errors import TransferError, UsageError
 from registry.events.trust import DEFAULTS, Proof, Shared, Trust
+
+_FOR_EVER = 1e18
+"""Later than all times: who is alone with the database knows that nothing runs."""
+
+_LEAST = 16
+"""Characters of a secret that is a part of an address."""
 
 
 def database(config: Config, environment: Mapping[str, str]) -> str:
@@ -45,7 +54,7 @@ def serve(config: Config, environment: Mapping[str, str], log: Log, stop: Event)
         builds = Builds(config.builds)
         runner, tidy = _runner(config, environment), partial(forget_logs, logs(config))
         dispatcher = Dispatcher(config, store, builds, runner, _owner(), log, forget=tidy)
-        dispatcher.recover(dispatcher.clock() - (SILENCE if config.database else 0))
+        dispatcher.recover(dispatcher.clock() - SILENCE if config.database else _FOR_EVER)
         app = create_app(config, store, builds, trusts, unguessable, logs(config), password, dispatcher.wake, log=log)
         server = Server(app, host, port)
         with server.running() as listening:
@@ -69,7 +78,15 @@ def _owner() -> str:
 
 @contextmanager
 def _opened(url: str) -> Iterator[Store]:
-    store = Store(url)
+    try:
+        store = Store(url)
+    except (ArgumentError, NoSuchModuleError) as error:
+        expected = "postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+        raise UsageError("this is no URL of a database", subject="database", expected=expected) from error
+    except SQLAlchemyError as error:
+        found = type(error).__name__
+        hint = "see whether it runs, and who may come in"
+        raise TransferError("the database does not answer", subject="database", found=found, hint=hint) from error
     try:
         yield store
     finally:
@@ -147,6 +164,12 @@ def _proof(hook: Hook) -> Proof:
 
 
 def unguessable_of(config: Config, environment: Mapping[str, str]) -> dict[str, bytes]:
-    """The secret parts of paths, by path."""
+    """The secret parts of paths, by path; `UsageError` for one that can be guessed, or is no part of an address."""
     hooks = (hook for hook in config.sources if hook.unguessable and hook.secret)
-    return {hook.path: hook.secret.read(environment) for hook in hooks if hook.secret}
+    found = {hook.path: hook.secret.read(environment) for hook in hooks if hook.secret}
+    for path, secret in found.items():
+        if len(secret) < _LEAST or not re.fullmatch(rb"[A-Za-z0-9._~-]+", secret):
+            expected = f"at least {_LEAST} letters, digits, '.', '_', '~' or '-'"
+            what = "this secret is none for an address that nobody guesses"
+            raise UsageError(what, subject=path, expected=expected, hint="openssl rand -hex 24")
+    return found

@@ -55,9 +55,14 @@ class Store:
         return self.accept_all([Arrival(path, kind, delivery, now)])[0]
 
     def accept_all(self, arrivals: Sequence[Arrival]) -> list[tuple[int, bool]]:
-        """The same of several at once, which takes little longer than of one."""
+        """The same of several at once, which takes little longer than of one.
+
+        All who write take the same in the same order, so that nobody waits for each other.
+        """
+        order = sorted(range(len(arrivals)), key=lambda n: (arrivals[n].path, arrivals[n].delivery.identity or ""))
         with self._begin() as connection:
-            return [self._accept(connection, arrival) for arrival in arrivals]
+            found = {number: self._accept(connection, arrivals[number]) for number in order}
+        return [found[number] for number in range(len(arrivals))]
 
     def _accept(self, connection: Connection, arrival: Arrival) -> tuple[int, bool]:
         identity, changes = arrival.delivery.identity, [asdict(change) for change in arrival.delivery.changes]
@@ -77,7 +82,8 @@ class Store:
     def last_accepted(self, path: str) -> float | None:
         """When the last event came on a path."""
         with self._read.connect() as connection:
-            at = connection.execute(select(func.max(EVENTS.c.at)).where(EVENTS.c.path == path)).scalar_one()
+            last = select(EVENTS.c.at).where(EVENTS.c.path == path).order_by(EVENTS.c.id.desc()).limit(1)
+            at = connection.execute(last).scalar()
         return None if at is None else float(at)
 
     def route(self, event: int, state: EventState, why: str, wanted: Mapping[str, float], patience: float) -> bool:
@@ -179,13 +185,20 @@ class Store:
         row = {"build": run.build, "since": now, "due": due, "attempt": attempt, "after": run.id}
         connection.execute(self._insert(WANTS).values(row).on_conflict_do_nothing(index_elements=["build"]))
 
-    def recover(self, silent_since: float, now: float) -> list[Run]:
-        """End the runs that nothing was heard of since a time, and have them repeated at once."""
+    def recover(self, silent_since: float, now: float, pause: float) -> list[Run]:
+        """End the runs that nothing was heard of since a time, and have them repeated.
+
+        That is at once, but after a pause if they repeat an interrupted one: it may be they that end the listener.
+        """
         lost = select(RUNS).where(RUNS.c.ended.is_(None), RUNS.c.beat < silent_since)
         outcome = Outcome(RunState.INTERRUPTED, None, error="the listener that ran it is gone")
         with self._read.connect() as connection:
             runs = [_run(row) for row in connection.execute(lost)]
-        return [run for run in runs if self.finish(run, outcome, now, again_at=now)]
+        return [run for run in runs if self.finish(run, outcome, now, now + (pause if self._is_second(run) else 0))]
+
+    def _is_second(self, run: Run) -> bool:
+        before = self.run(run.after) if run.after else None
+        return before is not None and before.state is RunState.INTERRUPTED
 
     def event(self, number: int) -> Event | None:
         """An event, with the runs that it led to."""

@@ -19,6 +19,7 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 METADATA = MetaData()
 
@@ -26,7 +27,7 @@ EVENTS = Table(
     "events",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("at", Float, nullable=False),
+    Column("at", Float, nullable=False, index=True),
     Column("path", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("delivery", Text),
@@ -95,7 +96,10 @@ def open_engine(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _ready)
         event.listen(engine, "begin", _begin)
-    METADATA.create_all(engine)
+    try:
+        METADATA.create_all(engine)
+    except (IntegrityError, ProgrammingError):  # another has just made some of them
+        METADATA.create_all(engine)
     return engine
 
 

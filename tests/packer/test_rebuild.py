@@ -166,6 +166,17 @@ def test_a_build_of_the_file_writes_the_lock_and_others_do_not(place: Place, tmp
     assert read_lock(place.file.with_suffix(".lock")).builds[""] == locked
 
 
+def test_a_model_has_no_lock_in_it(place: Place) -> None:
+    shutil.copy(place.file, place.model / "packer.yaml")
+    place.file = place.model / "packer.yaml"
+    place.write({"source": "."})
+    done = packer("build", place.file, check=False)
+    assert (done.returncode, "a folder of its own" in done.stderr) == (2, True)
+    place.write({"source": ".", "include": ["*.safetensors", "*.json"]})
+    assert packer("build", place.file).returncode == 0
+    assert place.changed() == {}
+
+
 def test_variants_are_locked_and_looked_at_apart(place: Place) -> None:
     place.write({"variants": [{"name": "a"}, {"name": "b", "publish": {"modelpack": "none"}}]})
     assert place.rebuild("--variant", "a")[1][-1]["variant"] == "a"

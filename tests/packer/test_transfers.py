@@ -150,7 +150,9 @@ def test_what_skopeo_compressed_anew_is_still_the_model(registry: Server, model:
     packer("pull", copied, tmp_path / "pulled")
     pulled = {path.name: path.read_bytes() for path in (tmp_path / "pulled").iterdir() if path.is_file()}
     assert pulled == {path.name: path.read_bytes() for path in model.iterdir()}
-    assert events("build", f"oci://{copied}", "--to", f"oci:{tmp_path}/again", "--base", "none")[-1]["event"] == "release"
+    assert (
+        events("build", f"oci://{copied}", "--to", f"oci:{tmp_path}/again", "--base", "none")[-1]["event"] == "release"
+    )
 
 
 def test_plan(strict: StrictRegistry, model: Path) -> None:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -35,6 +36,9 @@ _UNTRACED = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "aut
 
 _AS_IT_COMES = {"X-Accel-Buffering": "no"}
 """Has nginx, and those that do as it does, send on what comes at once."""
+
+_AT_ONCE = 4
+"""Pages that are made at the same time: more would only keep senders waiting."""
 
 _DESCRIPTION = "Takes webhook deliveries, and tells what came of them. Only the hooks change anything."
 
@@ -89,6 +93,7 @@ def create_app(
 def _lifespan(changes: Changes) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = _AT_ONCE
         watching = asyncio.create_task(changes.watch())
         yield
         watching.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import anyio
 import anyio.to_thread
 
 from packer.listener.records import Arrival
@@ -22,6 +23,8 @@ class Keeper:
         self._accept_all = accept_all
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
+        self._thread = anyio.CapacityLimiter(1)
+        """Its own, so that who looks at pages does not keep senders waiting."""
 
     async def keep(self, arrival: Arrival) -> tuple[int, bool]:
         """The number of the event, on the disk, and whether it is new."""
@@ -35,7 +38,9 @@ class Keeper:
         while self._waiting:
             batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
             try:
-                found = await anyio.to_thread.run_sync(self._accept_all, [arrival for arrival, _ in batch])
+                found = await anyio.to_thread.run_sync(
+                    self._accept_all, [arrival for arrival, _ in batch], limiter=self._thread
+                )
             except Exception as error:  # noqa: BLE001 - it is told to all who wait for it
                 for _, kept in batch:
                     if not kept.done():

@@ -56,9 +56,10 @@ class Changes:
             while not self._is_closed:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(bell.wait(), HEARTBEAT)
-                if not self._is_closed:
-                    yield _CHANGED if bell.is_set() else _ALIVE
+                said = _CHANGED if bell.is_set() else _ALIVE
                 bell.clear()
+                if not self._is_closed:
+                    yield said
         finally:
             self._bells.discard(bell)
 

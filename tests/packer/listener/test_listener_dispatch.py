@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -153,6 +154,13 @@ class Desk:
         with ThreadPoolExecutor(4) as pool:
             self.dispatcher.step(pool, threading.Event())
 
+    def begin(self) -> None:
+        """Let it look at every build once, as it does when it has just begun, and forget that."""
+        for _ in range(3):
+            self.step(5)
+        self.store.forget(self.now + 1)
+        self.runner.asked.clear()
+
     def hear(self, *changes: Change) -> int:
         return self.store.accept("/hooks/x", "plain", Delivery(None, changes), self.now)[0]
 
@@ -166,6 +174,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     for name in "ab":
         release(write(tmp_path, name), OWN)
     found = Desk(tmp_path)
+    found.begin()
     yield found
     found.store.close()
 
@@ -251,7 +260,7 @@ def test_a_defect_ends_a_run_and_not_the_listener(desk: Desk) -> None:
 def test_a_build_file_that_is_new_or_changed_is_news(desk: Desk, tmp_path: Path) -> None:
     desk.step()
     desk.step(5)
-    assert desk.runner.asked == [], "both are in their locks"
+    assert desk.runner.asked == []
     write(tmp_path, "c")
     desk.step()
     desk.step(5)
@@ -274,9 +283,9 @@ def test_time_alone_has_all_builds_looked_at(tmp_path: Path) -> None:
     desk = Desk(tmp_path, poll=Poll(every=3600))
     desk.step()
     desk.step(5)
-    assert sorted(desk.runner.asked) == ["a"], "one at a time"
+    assert desk.runner.asked == ["a"], "one at a time"
     desk.step()
-    assert sorted(desk.runner.asked) == ["a", "b"]
+    assert desk.runner.asked == ["a", "b"], "who has just begun does not know what has changed"
     desk.step(3000)
     desk.step(10)
     assert len(desk.runner.asked) == 2
@@ -284,6 +293,11 @@ def test_time_alone_has_all_builds_looked_at(tmp_path: Path) -> None:
     desk.step(5)
     desk.step()
     assert len(desk.runner.asked) == 4
+    desk.now -= 1_000_000
+    desk.step()
+    desk.step(5)
+    desk.step()
+    assert len(desk.runner.asked) == 6, "a clock that was wrong does not stop it"
     desk.store.close()
 
 
@@ -316,3 +330,91 @@ def test_an_event_waits_while_it_may_be_our_own(desk: Desk) -> None:
     desk.step(5)
     assert [str(event.state) for event in desk.store.events()] == ["own", "matched"]
     assert desk.runner.asked == ["a"]
+
+
+def test_what_cannot_be_kept_of_the_progress_does_not_end_a_run(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is away for a while; then what came of it is written."""
+    from sqlalchemy.exc import OperationalError
+
+    away = OperationalError("", {}, Exception("gone"))
+    finish, failures = desk.store.finish, [away]
+
+    def fail(*_: object, **__: object) -> None:
+        raise away
+
+    def fail_once(*arguments: Any) -> bool:
+        if failures:
+            raise failures.pop()
+        return finish(*arguments)
+
+    monkeypatch.setattr(desk.store, "tell", fail)
+    monkeypatch.setattr(desk.store, "finish", fail_once)
+    monkeypatch.setattr("packer.listener.dispatch.PAUSE", 0.01)
+    desk.hear(Change("build", "a"))
+    desk.step()
+    desk.step(5)
+    assert desk.states() == [("a", "unchanged", 0)]
+    assert [what for what, _ in desk.lines if what == "database"] == ["database", "database"]
+
+
+def test_a_failure_of_the_machine_may_pass(desk: Desk) -> None:
+    def fail(_: Build) -> Outcome:
+        raise OSError(28, "No space left on device")
+
+    desk.runner.answer = fail
+    desk.hear(Change("build", "a"))
+    desk.step()
+    desk.step(5)
+    (run,) = desk.store.runs()
+    assert run.state is RunState.FAILED and "defect" not in run.error
+    assert [want.build for want in desk.store.wants()] == ["a"]
+
+
+def test_a_build_file_that_is_away_for_a_moment_is_not_forgotten(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "a/packer.yaml"
+    text = file.read_text()
+    file.unlink()
+    desk.step()
+    file.write_text(text.replace("org/a", "org/other"))
+    desk.step()
+    desk.step(5)
+    assert desk.runner.asked == ["a"]
+
+
+def test_builds_that_would_wake_each_other_are_not_built(tmp_path: Path) -> None:
+    """Two that publish one tag, also as the ModelPack manifest, and those that are made of each other."""
+    to = {"to": "reg.example/made/same:v1"}
+    write(tmp_path, "a", publish=to)
+    write(tmp_path, "b", publish=to)
+    write(tmp_path, "c", publish={"to": "reg.example/made/same:v1-modelpack"})
+    write(tmp_path, "d", publish={"to": "other.example/made/same:v1"})
+    for name, source in (("x", "z"), ("y", "x"), ("z", "y"), ("after", "x")):
+        write(tmp_path, name, source=f"oci://reg.example/made/{source}:v1")
+    found = Builds((f"{tmp_path}/*/packer.yaml",)).read()
+    assert {name for name, build in found.items() if build.error} == {"a", "b", "c", "x", "y", "z"}
+    assert "is published by b" in found["a"].error
+    assert "made of the other" in found["x"].error
+
+
+def test_every_file_is_a_build_of_its_own_and_a_link_to_it_is_none(tmp_path: Path) -> None:
+    write(tmp_path, "m/llama")
+    (tmp_path / "m/llama.yaml").write_text((tmp_path / "m/llama/packer.yaml").read_text())
+    (tmp_path / "m/llama/packer.yml").write_text((tmp_path / "m/llama/packer.yaml").read_text())
+    (tmp_path / "m/linked").mkdir()
+    (tmp_path / "m/linked/packer.yaml").symlink_to(tmp_path / "m/llama/packer.yaml")
+    patterns = tuple(f"{tmp_path}/m/{pattern}" for pattern in ("*.yaml", "*/packer.y*ml", "llama/../llama/packer.yaml"))
+    found = Builds(patterns).read()
+    assert sorted(found) == ["llama.yaml", "packer.yaml", "packer.yml"]
+
+
+def test_a_name_that_is_no_text_is_shown_as_what_it_is(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    (folder / "packer.yaml").write_text("source: hf://org/a\npublish: {to: 'oci:out'}\n")
+    desk = Desk(tmp_path)
+    desk.begin()
+    desk.hear(Change("model", "ORG/A@main"))
+    desk.step()
+    desk.step(5)
+    assert desk.runner.asked == ["caf\\xe9"]
+    desk.store.close()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from packer.listener.builds import Build
-from packer.listener.local import LocalRunner, Story
+from packer.listener.local import LocalRunner, Story, forget_logs
 from packer.listener.records import Outcome, Run, RunState
 from tests.parts.command import ROOT
 from tests.parts.place import Place
@@ -172,3 +172,24 @@ def test_lines_that_are_no_events_change_nothing() -> None:
     assert story.outcome(1).error == story.error
     assert "see its log" in Story().outcome(1).error
     assert Story().outcome(-9).code == 6
+
+
+def test_old_logs_go_but_not_those_of_the_last_releases(tmp_path: Path) -> None:
+    for name in ("1.log", "2.log", "3.log", "0123456789abcdef.turn"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (100, 100))
+    (tmp_path / "1/report").mkdir(parents=True)
+    (tmp_path / "2/report").mkdir(parents=True)
+    for name in "12":
+        os.utime(tmp_path / name, (100, 100))
+    os.utime(tmp_path / "3.log", (300, 300))
+    forget_logs(tmp_path, 200.0, {2})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0123456789abcdef.turn", "2", "2.log", "3.log"]
+
+
+def test_a_variant_that_cannot_be_had_does_not_stop_the_others(place: Place, tmp_path: Path) -> None:
+    gone = {"name": "gone", "source": "oci://127.0.0.1:9/none/there:v1"}
+    place.write({"variants": [gone, {"name": "there"}]})
+    outcome = runner(tmp_path).run(Build("a", place.file), a_run(), Told(), threading.Event())
+    assert (outcome.state, outcome.code) == (RunState.FAILED, 5)
+    assert outcome.result and outcome.result["variants"]["there"]["image"]

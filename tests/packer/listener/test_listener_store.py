@@ -149,13 +149,17 @@ def test_a_run_whose_process_is_gone_is_repeated(store: Store) -> None:
     led(store, "b")
     lost, alive = started(store, 200.0), started(store, 200.0)
     store.tell(alive.id, 290.0, step={"stage": "fetch"})
-    (found,) = store.recover(silent_since=280.0, now=300.0)
+    (found,) = store.recover(silent_since=280.0, now=300.0, pause=30.0)
     assert found.id == lost.id
     ended = store.run(lost.id)
     assert ended and ended.state is RunState.INTERRUPTED and ended.ended == 300.0
-    assert started(store, 300.0).after == lost.id
+    again = started(store, 300.0)
+    assert again.after == lost.id
     assert not store.finish(lost, Outcome(RunState.RELEASED, 0), 310.0), "whoever was given up has no say any more"
-    assert not store.recover(280.0, 310.0)
+    assert not store.recover(280.0, 310.0, 30.0)
+    store.tell(alive.id, 330.0)
+    assert [run.id for run in store.recover(320.0, 330.0, 30.0)] == [again.id]
+    assert [want.due for want in store.wants()] == [360.0], "it may be this run that ends listeners"
 
 
 def test_two_listeners_do_not_take_the_same(url: str) -> None:
