@@ -77,7 +77,15 @@ def route(event: Event, builds: Collection[Build], busy: Collection[str]) -> Rou
     if wanted:
         return Route(EventState.MATCHED, "; ".join(part.why for part in found if part.builds)[:500], wanted)
     own = next((part for part in found if part.state is EventState.OWN), None)
-    return own or Route(EventState.IGNORED, "nothing that is built here is made of it")
+    return own or Route(EventState.IGNORED, _nothing(event.changes))
+
+
+def _nothing(changes: Collection[Change]) -> str:
+    """Why changes lead to nothing."""
+    strange = [change.reference for change in changes if change.kind == "build"]
+    return (
+        f"no build here is called {', '.join(strange)}"[:500] if strange else "nothing that is built here is made of it"
+    )
 
 
 def _route(change: Change, builds: Collection[Build], busy: Collection[str]) -> Route | None:

@@ -191,11 +191,18 @@ def test_many_events_in_a_quiet_time_are_one_run(desk: Desk) -> None:
     assert desk.runner.asked == ["a"]
 
 
-def test_what_nobody_needs_is_said_to_be_ignored(desk: Desk) -> None:
-    number = desk.hear(Change("model", "org/other@main"))
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (Change("model", "org/other@main"), "nothing that is built here is made of it"),
+        (Change("build", "aa"), "no build here is called aa"),
+    ],
+)
+def test_what_nobody_needs_is_said_to_be_ignored(desk: Desk, change: Change, why: str) -> None:
+    number = desk.hear(change)
     desk.step(10)
     event = desk.store.event(number)
-    assert event and event.state is EventState.IGNORED and event.why
+    assert event and (event.state, event.why) == (EventState.IGNORED, why)
     assert desk.runner.asked == []
 
 
