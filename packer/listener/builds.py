@@ -13,6 +13,7 @@ from pathlib import Path
 
 from formats.text import printable
 from packer.buildfile import BuildFile, read_builds
+from packer.listener.records import in_a_line
 from packer.stages import MODELPACK_SUFFIX
 from registry.errors import UsageError
 from registry.events.change import Change
@@ -108,7 +109,8 @@ def _read(name: str, file: Path, mark: tuple[int, ...]) -> Build:
         needs = frozenset(found for one in variants.values() for found in _needs(one))
         makes = frozenset(found for one in variants.values() for found in _makes(one))
     except (UsageError, OSError) as error:
-        return Build(name, file, error=_shown(" ".join(str(error).split())), mark=mark)
+        said = in_a_line(error.to_json()) if isinstance(error, UsageError) else str(error)
+        return Build(name, file, error=_shown(said), mark=mark)
     return Build(name, file, needs, makes, mark=mark)
 
 

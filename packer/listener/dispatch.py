@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from packer.failures import expected
 from packer.listener.builds import Build, Builds, is_of_referrers, makers, meant
 from packer.listener.config import Config, Retries
-from packer.listener.records import Event, EventState, Outcome, Routed, Run, RunState
+from packer.listener.records import Event, EventState, Outcome, Routed, Run, RunState, in_a_line
 from packer.listener.runner import Runner
 from packer.listener.store import Store
 from packer.lock import lock_path, read_lock
@@ -283,7 +283,7 @@ class Dispatcher:
 
     def _failure(self, run: Run, error: Exception) -> Outcome:
         if isinstance(error, PackerError):
-            return Outcome(RunState.FAILED, error.exit_code, error=" ".join(str(error).split()))
+            return Outcome(RunState.FAILED, error.exit_code, error=in_a_line(error.to_json()))
         self.log("defect", run=run.id, trace="".join(traceback.format_exception(error)))
         return Outcome(RunState.FAILED, 1, error=f"a defect of packer: {type(error).__name__}: {error}"[:500])
 

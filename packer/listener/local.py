@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from formats.text import printable
 from packer.listener.builds import Build
-from packer.listener.records import Outcome, Run, RunState
+from packer.listener.records import Outcome, Run, RunState, in_a_line
 from packer.listener.runner import Tell
 from packer.results import values
 
@@ -161,8 +161,7 @@ class Story:
             case "finished":
                 self._stages.setdefault(self._variant, {}).setdefault(event["stage"], dict(event))
             case "error":
-                said = (event.get("subject", ""), event.get("what", ""), event.get("found", ""))
-                self.error = printable(": ".join(str(part) for part in said if part))[:1000]
+                self.error = printable(in_a_line(event))[:1000]
 
     def _step(self, event: Mapping[str, Any]) -> dict[str, Any]:
         return {"stage": event.get("stage", ""), **({"text": self._variant} if self._variant else {})}

@@ -15,6 +15,14 @@ from typing import Any
 from registry.events.change import Change, Delivery
 
 
+def in_a_line(error: Mapping[str, Any]) -> str:
+    """All that an error says (`PackerError.to_json`), without line ends: what is wrong first, what to do last."""
+    said = [": ".join(str(error[key]) for key in ("subject", "what") if error.get(key))]
+    labels = {"expected": "expected", "found": "found", "hint": "next"}
+    said += [f"{label}: {error[key]}" for key, label in labels.items() if error.get(key)]
+    return " ".join("; ".join(said).split())
+
+
 class EventState(StrEnum):
     """What became of an event: not yet looked at, about nothing that is built here, caused by us, or led to builds."""
 

@@ -250,7 +250,7 @@ def test_a_defect_ends_a_run_and_not_the_listener(desk: Desk) -> None:
     def fail(build: Build) -> Outcome:
         if build.name == "a":
             raise ValueError("oh")
-        raise SpaceError("the disk is full", subject="/x")
+        raise SpaceError("the disk is full", subject="/x", hint="make room")
 
     desk.runner.answer = fail
     desk.hear(Change("build", "a"), Change("build", "b"))
@@ -259,7 +259,7 @@ def test_a_defect_ends_a_run_and_not_the_listener(desk: Desk) -> None:
     desk.step()
     found = {run.build: run for run in desk.store.runs()}
     assert found["a"].state is RunState.FAILED and "defect" in found["a"].error
-    assert found["b"].error == "/x: the disk is full"
+    assert found["b"].error == "/x: the disk is full; next: make room"
     assert [want.build for want in desk.store.wants()] == ["b"]
     assert any("ValueError: oh" in members.get("trace", "") for _, members in desk.lines)
 

@@ -75,7 +75,7 @@ def test_variants_are_told_apart(place: Place, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "state", "code", "said"),
     [
-        ({"sourse": 1}, RunState.FAILED, 2, "the key 'sourse' is not known"),
+        ({"sourse": 1}, RunState.FAILED, 2, "publish; next: did you mean 'source'?"),
         ({"source": "oci://127.0.0.1:9/none/there:v1"}, RunState.FAILED, 5, "127.0.0.1:9"),
         ({"include": ["config.json"]}, RunState.REFUSED, 3, ""),
     ],
@@ -166,9 +166,9 @@ def test_a_build_whose_listener_is_killed_is_gone(tmp_path: Path) -> None:
 
 def test_lines_that_are_no_events_change_nothing() -> None:
     story, told = Story(), Told()
-    for line in ({}, {"event": 1}, {"event": "note"}, {"event": "error", "what": "no\nnews", "subject": "a"}):
+    for line in ({}, {"event": 1}, {"event": "note"}, {"event": "error", "what": "no\nnews\x07", "subject": "a"}):
         story.read(line, told)
-    assert story.error == "a: no\ufffdnews"
+    assert story.error == "a: no news\ufffd"
     assert story.outcome(1).error == story.error
     assert "see its log" in Story().outcome(1).error
     assert Story().outcome(-9).code == 6
