@@ -42,7 +42,9 @@ class Variant(BaseModel):
 
 
 def variants_of(run: Run | None) -> list[Variant]:
-    """What came of each variant of a run, as far as it can be understood."""
+    """What came of each variant of a run, as far as it can be understood; nothing of one without a name that came to
+    nothing.
+    """
     found = run.result.get("variants") if run else None
     return list(_variants(found)) if isinstance(found, Mapping) else []
 
@@ -51,9 +53,11 @@ def _variants(found: Mapping[str, Any]) -> Iterator[Variant]:
     for name, said in found.items():
         if isinstance(said, Mapping):
             try:
-                yield Variant.model_validate({**said, "name": name})
+                variant = Variant.model_validate({**said, "name": name})
             except ValidationError:
                 continue
+            if name or variant.image or variant.modelpack or variant.verdict:
+                yield variant
 
 
 class Standing(StrEnum):

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -369,6 +370,20 @@ def test_what_was_kept_wrongly_is_shown_as_far_as_it_goes(tmp_path: Path) -> Non
         found.store.finish(run, Outcome(RunState.RELEASED, 0, (), said, "two\nlines \x1b[31m"), 3.0)
         assert [found.ask(path).status for path in paths] == [200] * len(paths)
         assert "\x1b" not in found.ask("/").text + found.ask(f"/runs/{run.id}").text
+
+
+def test_a_build_that_came_to_nothing_has_no_empty_place_for_it(tmp_path: Path) -> None:
+    """One variant without a name is the build itself; of several it is told which came to nothing."""
+    with listening(tmp_path) as found:
+        for name, is_there in (("", False), ("int8", True)):
+            number, _ = found.store.accept("/hooks/plain", "plain", Delivery(None, (Change("build", "x"),)), 1.0)
+            found.store.route(number, EventState.MATCHED, "because", {"x": 1.0}, 0)
+            run = found.store.start("here", 2.0)
+            assert run
+            came: dict[str, Any] = {"image": None, "modelpack": None, "tags": [], "verdict": None, "bytes": None}
+            found.store.finish(run, Outcome(RunState.REFUSED, 3, (), {"variants": {name: came}}, "it is cut"), 3.0)
+            page = found.ask(f"/runs/{run.id}").text
+            assert ("What came of it" in page, "not published" in page) == (is_there, is_there)
 
 
 def test_words() -> None:
