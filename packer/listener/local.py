@@ -148,7 +148,7 @@ class Story:
         match event.get("event"):
             case "check":
                 self._variant = event.get("variant", "")
-                self.changed += [_change(self._variant, change) for change in event["changed"]]
+                self.changed += [change_in_words(self._variant, change) for change in event["changed"]]
                 if event["changed"]:
                     tell(changed=self.changed)
             case "started":
@@ -188,7 +188,7 @@ class Story:
 _SAID = {3: "the model is not acceptable", 4: "it lost too much"}
 
 
-def _change(variant: str, change: Mapping[str, Any]) -> str:
+def change_in_words(variant: str, change: Mapping[str, Any]) -> str:
     """A change of an input in words."""
     was, now = (change.get(key) or {} for key in ("before", "after"))
     text = f"{change['kind']}: {_short(was)} -> {_short(now)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from packer.listener.records import EventState, Outcome, RunState
-from packer.listener.web.logs import MAX_LOG
+from packer.listener.records import EventState, Outcome, Run, RunState
+from packer.listener.web.logs import MAX_LOG, log_of
 from packer.listener.web.words import age, percent, span
 from registry.events.change import Change, Delivery
 from tests.parts.browser import Browser, browser
@@ -211,10 +212,8 @@ def test_a_report_is_one_click_away_and_may_do_nothing(
 
 def test_of_a_log_the_end_is_shown(filled: Listening, numbers: dict[str, int]) -> None:
     page = filled.ask(f"/runs/{numbers['failed']}").text
-    assert (
-        "fetch     ... 4.1 GiB" in page
-        and "error     registry.example.com; the registry did not answer; try again" in page
-    )
+    assert "fetch     ... 4.1 GiB" in page
+    assert "error: registry.example.com: the registry did not answer\n  next:     try again\n" in page
     assert "red and \ufffdbell" in page and "\x1b" not in page
     log = filled.folder / f"runs/{numbers['running']}.log"
     log.write_bytes(
@@ -227,6 +226,37 @@ def test_of_a_log_the_end_is_shown(filled: Listening, numbers: dict[str, int]) -
     assert answer.status == 200 and "are before this" in answer.text and len(answer.body) < 2 * MAX_LOG
     log.write_bytes(b'{"event": "finished", "stage": "fetch"}\n{"event": ' + b"[" * 100_000 + b"\n")
     assert "{&#34;event&#34;: &#34;finished&#34;" in filled.ask(f"/runs/{numbers['running']}").text
+
+
+def test_a_log_is_for_people(tmp_path: Path) -> None:
+    """What had changed and what was released are words; an error is told once, behind what led to it."""
+    entry = {"name": "busybox", "value": "sha256:" + "1" * 64}
+    error = {"what": "it is truncated", "subject": "a.gguf", "expected": "160 bytes", "found": "146 bytes"}
+    block = "error: a.gguf: it is truncated\n  expected: 160 bytes\n  found:    146 bytes"
+    said: list[dict[str, Any] | str] = [
+        {"event": "check", "variant": "", "changed": []},
+        {"event": "check", "variant": "", "changed": [{"kind": "base", "before": None, "after": entry}]},
+        block,
+        {"event": "started", "stage": "fetch"},
+        {"event": "release", "image": "a@sha256:2", "modelpack": "a@sha256:3"},
+        {"event": "error", **error},
+        {"event": "interrupted"},
+        {"event": "error", "variant": "b", **error},
+        block.replace("error: ", "error: b: "),
+    ]
+    lines = (line if isinstance(line, str) else json.dumps(line) for line in said)
+    (tmp_path / "1.log").write_text("\n".join(lines))
+    shown, _ = log_of(tmp_path, Run(1, "a", "me", RunState.FAILED, 0, None, 0.0, 1.0, (), {}, {}, ""))
+    assert shown.split("\n") == [
+        "check     up to date",
+        "changed   base: none -> busybox sha256:111111111111",
+        "fetch     ...",
+        "image     a@sha256:2",
+        "modelpack a@sha256:3",
+        *block.split("\n"),
+        "interrupted",
+        *block.replace("error: ", "error: b: ").split("\n"),
+    ]
 
 
 def test_a_browser_is_told_of_mistakes_in_a_page_and_a_program_in_a_line(filled: Listening) -> None:
