@@ -184,6 +184,9 @@ class Dispatcher:
         """Make an event of build files that changed; who has just begun does not know which have, and takes all."""
         if new := [name for name, build in builds.items() if self._is_news(build)]:
             self._say(FILES, new, now)
+        for build in builds.values():
+            if build.error and (build.name not in self._known or build.error != self._known[build.name].error):
+                self.log("misconfigured", build=build.name, error=build.error)
         self._known |= builds
 
     def _is_news(self, build: Build) -> bool:

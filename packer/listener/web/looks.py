@@ -66,7 +66,7 @@ class Standing(StrEnum):
     BUILDING = "building"
     RETRYING = "retrying"
     WAITING = "waiting"
-    UNREADABLE = "unreadable"
+    MISCONFIGURED = "misconfigured"
     FAILED = "failed"
     REFUSED = "refused"
     INTERRUPTED = "interrupted"
@@ -74,7 +74,7 @@ class Standing(StrEnum):
     NEW = "not built yet"
 
 
-TROUBLE = frozenset((Standing.RETRYING, Standing.UNREADABLE, Standing.FAILED, Standing.REFUSED))
+TROUBLE = frozenset((Standing.RETRYING, Standing.MISCONFIGURED, Standing.FAILED, Standing.REFUSED))
 """What somebody should look at."""
 
 _ENDED = {
@@ -103,7 +103,7 @@ class Look:
         if self.running:
             return Standing.BUILDING
         if self.build and self.build.error:
-            return Standing.UNREADABLE
+            return Standing.MISCONFIGURED
         if self.want:
             return Standing.RETRYING if self.want.attempt else Standing.WAITING
         return _ENDED[self.last.state] if self.last else Standing.NEW

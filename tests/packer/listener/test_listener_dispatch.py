@@ -284,6 +284,18 @@ def test_a_build_file_that_is_new_or_changed_is_news(desk: Desk, tmp_path: Path)
     assert desk.states()[-1] == ("b", "failed", 0)
 
 
+def test_a_build_file_that_is_wrong_is_logged_once_for_each_mistake(desk: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "new/packer.yaml"
+    file.parent.mkdir()
+    for text, seen in (("source: [", 1), ("sourse: x", 2)):
+        file.write_text(text)
+        desk.step()
+        desk.step(1)
+        said = [members for what, members in desk.lines if what == "misconfigured"]
+        assert len(said) == seen and said[-1]["build"] == "new"
+    assert "did you mean 'source'?" in said[-1]["error"]
+
+
 def test_time_alone_has_all_builds_looked_at(tmp_path: Path) -> None:
     for name in "ab":
         release(write(tmp_path, name), OWN)

@@ -178,7 +178,7 @@ def test_the_overview_tells_how_everything_stands(filled: Listening, numbers: di
         "5 builds, 1 running, 1 waiting; 1 event not looked at yet.",
         "refused run",
         "it lost too much: perplexity keeps 93.1 % lost",
-        "unreadable",
+        "misconfigured",
         "the key 'sorce' is not known",
         "retrying next try in",
         "registry.example.com:5000/models/smollm2-135m-instruct:v1-fp8",
@@ -338,7 +338,7 @@ def test_a_program_gets_pages_of_the_same(filled: Listening) -> None:
         "smollm2": "up to date",
         "qwen3-0.6b": "retrying",
         BUILDS[3]: "refused",
-        "broken": "unreadable",
+        "broken": "misconfigured",
     }
     release = builds["smollm2"]["release"]
     assert release["variants"][0]["image"].endswith(DIGEST) and release["ended"].endswith("Z")
