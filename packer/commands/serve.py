@@ -104,13 +104,14 @@ def show(*, config: Path, number: int, as_json: bool) -> int:
     """Event NUMBER, and the runs that it led to."""
     store = _store(config)
     event = store.event(number) or _missing(number)
-    runs = [run for one in event.runs if (run := store.run(one))]
+    runs = store.led(event.runs)
     if as_json:
         click.echo(json.dumps({**_document(event), "runs": [vars(run) for run in runs]}, ensure_ascii=False))
         return 0
     click.echo(_line(event))
     for run in runs:
-        click.echo(f"  run {run.id}  {run.build}  {run.state}" + (f"  {run.error}" if run.error else ""))
+        repeats = f"  repeats run {run.after}" if run.after else ""
+        click.echo(f"  run {run.id}  {run.build}  {run.state}{repeats}" + (f"  {run.error}" if run.error else ""))
         click.echo("".join(f"    {change}\n" for change in run.changed), nl=False)
     return 0
 

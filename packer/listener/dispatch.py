@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from threading import Event as Flag
 from typing import Any, Protocol
 
@@ -258,7 +259,8 @@ class Dispatcher:
         outcome = self._outcome(run, build, stop)
         again = self._again(run, outcome)
         self._insist(lambda: self.store.finish(run, outcome, self.clock(), again), run, stop)
-        self.log("ended", run=run.id, build=run.build, state=outcome.state, error=outcome.error, again=again)
+        due = None if again is None else datetime.fromtimestamp(again, UTC).isoformat(timespec="milliseconds")
+        self.log("ended", run=run.id, build=run.build, state=outcome.state, error=outcome.error, again=due)
         self.wake()
 
     def _insist(self, finish: Callable[[], object], run: Run, stop: Flag) -> None:

@@ -225,6 +225,15 @@ class Store:
         chosen = chosen if build is None else chosen.where(RUNS.c.build == build)
         return self._runs(chosen if before is None else chosen.where(RUNS.c.id < before))
 
+    def led(self, runs: Sequence[int]) -> list[Run]:
+        """These runs and all that repeat them, the oldest first."""
+        chosen, new = set[int](), set(runs)
+        while new:
+            chosen |= new
+            with self._read.connect() as connection:
+                new = set(connection.scalars(select(RUNS.c.id).where(RUNS.c.after.in_(new)))) - chosen
+        return self._runs(select(RUNS).where(RUNS.c.id.in_(chosen)).order_by(RUNS.c.id))
+
     def running(self) -> list[Run]:
         """The runs without an end, the oldest first."""
         return self._runs(select(RUNS).where(RUNS.c.ended.is_(None)).order_by(RUNS.c.id))

@@ -85,14 +85,17 @@ class Pages:
     def event(self, number: str) -> str:
         """An event, and what it led to."""
         event = self._store.event(_number(number)) or _missing()
-        return self._page("event", event=event, runs=[self._store.run(run) for run in event.runs[:SHOWN]])
+        return self._page("event", event=event, runs=self._store.led(event.runs[:SHOWN]))
 
     def run(self, number: str) -> str:
         """A run, its log, and what came of it."""
         run = self._store.run(_number(number)) or _missing()
         log, left = log_of(self._logs, run)
         events = [self._store.event(event) for event in run.events[:SHOWN]]
-        return self._page("run", run=run, log=log, left=left, events=[event for event in events if event])
+        repeats = [one for one in self._store.led([run.id]) if one.after == run.id]
+        want = next((want for want in self._store.wants() if want.after == run.id), None)
+        said = {"events": [event for event in events if event], "repeats": repeats, "want": want}
+        return self._page("run", run=run, log=log, left=left, **said)
 
     def build(self, name: str) -> str:
         """A build, and its runs."""

@@ -225,6 +225,8 @@ def test_only_what_may_pass_is_tried_again(desk: Desk, outcome: Outcome, again: 
     desk.step(5)
     desk.step(29)
     assert len(desk.runner.asked) == 1
+    told = [said["again"] for what, said in desk.lines if what == "ended"]
+    assert told[-1] == ("1970-01-01T00:17:30.000+00:00" if again else None)
     desk.step(2)
     assert len(desk.runner.asked) == 1 + again
     desk.step(58)

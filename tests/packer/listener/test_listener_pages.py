@@ -17,6 +17,7 @@ from packer.listener.web.logs import MAX_LOG, log_of
 from packer.listener.web.words import age, percent, span
 from registry.events.change import Change, Delivery
 from tests.parts.browser import Browser, browser
+from tests.parts.command import packer
 from tests.parts.listening import Listening, listening
 from tests.parts.outlook import BUILDS, DIGEST, HOSTILE, REPORT, fill
 
@@ -400,6 +401,27 @@ def test_what_was_kept_wrongly_is_shown_as_far_as_it_goes(tmp_path: Path) -> Non
         found.store.finish(run, Outcome(RunState.RELEASED, 0, (), said, "two\nlines \x1b[31m"), 3.0)
         assert [found.ask(path).status for path in paths] == [200] * len(paths)
         assert "\x1b" not in found.ask("/").text + found.ask(f"/runs/{run.id}").text
+
+
+def test_a_failure_that_is_tried_again_tells_so(tmp_path: Path) -> None:
+    """On its page, on that of its event, and by `packer events show`."""
+    (tmp_path / "serve.yaml").write_text("{builds: [], state: .}")
+    with listening(tmp_path) as found:
+        number, _ = found.store.accept("/hooks/plain", "plain", Delivery(None, (Change("build", "x"),)), 1.0)
+        found.store.route(number, EventState.MATCHED, "because", {"x": 1.0}, 0)
+        first = found.store.start("here", 2.0)
+        assert first
+        found.store.finish(first, Outcome(RunState.FAILED, 5, error="it is away"), 3.0, 4.0)
+        assert "Next try" in found.ask(f"/runs/{first.id}").text
+        second = found.store.start("here", 4.0)
+        assert second
+        page = found.ask(f"/runs/{first.id}").text
+        assert f'Repeated by</dt><dd><a href="/runs/{second.id}">' in page and "Next try" not in page
+        found.store.finish(second, Outcome(RunState.UNCHANGED, 0), 5.0)
+        assert f"run {second.id}</span>" in found.ask(f"/events/{number}").text
+        shown = packer("events", "show", "--config", tmp_path / "serve.yaml", str(number)).stdout
+    assert f"run {first.id}  x  failed  it is away" in shown
+    assert f"run {second.id}  x  unchanged  repeats run {first.id}" in shown
 
 
 def test_a_build_that_came_to_nothing_has_no_empty_place_for_it(tmp_path: Path) -> None:

@@ -130,6 +130,10 @@ def test_a_failed_run_is_repeated_when_it_is_due(store: Store) -> None:
     assert store.finish(second, Outcome(RunState.INTERRUPTED, None), 232.0, again_at=232.0)
     third = started(store, 232.0)
     assert (third.attempt, third.after) == (1, second.id), "an interruption is no failure"
+    led(store, "b")
+    assert started(store, 300.0).after is None
+    assert [run.id for run in store.led([first.id])] == [first.id, second.id, third.id]
+    assert ([run.id for run in store.led([third.id])], store.led([])) == ([third.id], [])
 
 
 def test_something_newer_takes_the_place_of_a_repetition(store: Store) -> None:
