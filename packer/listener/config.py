@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from packer.buildfile import parse_duration, parse_size
 from recipes.described import MAX_SIZE, parse_map, validated
@@ -27,15 +29,28 @@ class RunnerKind(StrEnum):
     TEKTON = "tekton"
 
 
+def _wrong(why: str) -> PydanticCustomError:
+    """An error of which pydantic says this and nothing more."""
+    return PydanticCustomError("wrong", "{why}", {"why": why})
+
+
 def _kind(value: object) -> object:
     if value not in ADAPTERS:
-        raise ValueError(f"a kind is one of {', '.join(sorted(ADAPTERS))}")
+        near = difflib.get_close_matches(str(value), ADAPTERS, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise _wrong(f"a kind is one of {', '.join(sorted(ADAPTERS))}{meant}")
+    return value
+
+
+def _listed(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise _wrong("this is a list, also of one: [...]")
     return value
 
 
 def _path(value: object) -> object:
     if not isinstance(value, str) or not _HOOK.fullmatch(value):
-        raise ValueError("a path is /hooks/ and up to 200 letters, digits, '.', '_', '~', '-' and '/'")
+        raise _wrong("a path is /hooks/ and up to 200 letters, digits, '.', '_', '~', '-' and '/'")
     return value
 
 
@@ -46,7 +61,7 @@ def _told(read: Any) -> Any:
         try:
             return read(str(value))
         except UsageError as error:
-            raise ValueError(f"{error.what}: expected {error.expected}") from error
+            raise _wrong(f"{error.what}: expected {error.expected}") from error
 
     return BeforeValidator(read_or_say)
 
@@ -72,7 +87,7 @@ class Secret(_Strict):
     @model_validator(mode="after")
     def _in_one_place(self) -> Self:
         if (self.from_env is None) == (self.from_file is None):
-            raise ValueError("a secret has from_env: NAME or from_file: PATH")
+            raise _wrong("a secret has from_env: NAME or from_file: PATH")
         return self
 
     def read(self, environment: Mapping[str, str]) -> bytes:
@@ -105,6 +120,13 @@ class Hook(_Strict):
     unguessable: bool = False
     insecure: bool = False
     rate: Annotated[int, Field(ge=1)] = 600
+
+
+def _paths_differ(hooks: tuple[Hook, ...]) -> tuple[Hook, ...]:
+    paths = [hook.path for hook in hooks]
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        raise _wrong(f"two sources have the path {twice}")
+    return hooks
 
 
 class Poll(_Strict):
@@ -161,11 +183,11 @@ class Config(_Strict):
     `state` otherwise, which also has the logs.
     """
 
-    builds: tuple[str, ...]
+    builds: Annotated[tuple[str, ...], BeforeValidator(_listed)]
     listen: str = "127.0.0.1:8080"
     runner: RunnerKind = RunnerKind.LOCAL
     concurrency: Annotated[int, Field(ge=1, le=64)] = 1
-    sources: tuple[Hook, ...] = ()
+    sources: Annotated[tuple[Hook, ...], BeforeValidator(_listed), AfterValidator(_paths_differ)] = ()
     poll: Poll = Poll()
     quiet: Duration = 5.0
     patience: Duration = 300.0
@@ -177,13 +199,6 @@ class Config(_Strict):
     tekton: Tekton = Tekton()
     retries: Retries = Retries()
     login: Login | None = None
-
-    @model_validator(mode="after")
-    def _paths_differ(self) -> Self:
-        paths = [hook.path for hook in self.sources]
-        if twice := next((path for path in paths if paths.count(path) > 1), None):
-            raise ValueError(f"two sources have the path {twice}")
-        return self
 
     @property
     def address(self) -> tuple[str, int]:
