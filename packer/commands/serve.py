@@ -15,6 +15,8 @@ import click
 from packer.options import as_json, environment
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from packer.listener.records import Event as Heard
     from packer.listener.store import Store
 
@@ -91,7 +93,8 @@ def events() -> None:
 @as_json
 def list_(*, config: Path, limit: int, as_json: bool) -> int:
     """The last events, the newest first."""
-    found = _store(config).events(limit)
+    with _store(config) as store:
+        found = store.events(limit)
     click.echo("\n".join(map(_in_json if as_json else _line, found)) or "no events yet")
     return 0
 
@@ -102,9 +105,9 @@ def list_(*, config: Path, limit: int, as_json: bool) -> int:
 @as_json
 def show(*, config: Path, number: int, as_json: bool) -> int:
     """Event NUMBER, and the runs that it led to."""
-    store = _store(config)
-    event = store.event(number) or _missing(number)
-    runs = store.led(event.runs)
+    with _store(config) as store:
+        event = store.event(number) or _missing(number)
+        runs = store.led(event.runs)
     if as_json:
         click.echo(json.dumps({**_document(event), "runs": [vars(run) for run in runs]}, ensure_ascii=False))
         return 0
@@ -121,19 +124,19 @@ def show(*, config: Path, number: int, as_json: bool) -> int:
 @click.argument("number", type=click.IntRange(1))
 def retry(*, config: Path, number: int) -> int:
     """Have event NUMBER looked at once more, as if it came now."""
-    if not _store(config).again(number):
-        _missing(number)
+    with _store(config) as store:
+        if not store.again(number):
+            _missing(number)
     click.echo(f"event {number} is looked at again")
     return 0
 
 
-def _store(config: Path) -> Store:
+def _store(config: Path) -> AbstractContextManager[Store]:
     _require()
     from packer.listener.config import read_config
-    from packer.listener.serve import database
-    from packer.listener.store import Store
+    from packer.listener.serve import database, opened
 
-    return Store(database(read_config(config), environment()))
+    return opened(database(read_config(config), environment()))
 
 
 def _missing(number: int) -> Any:

@@ -27,6 +27,8 @@ from registry.events.trust import DEFAULTS, Proof, Shared, Trust
 _FOR_EVER = 1e18
 """Later than all times: who is alone with the database knows that nothing runs."""
 
+_SQLITE = "sqlite:///"
+
 _LEAST = 16
 """Characters of a secret that is a part of an address."""
 
@@ -36,7 +38,7 @@ def database(config: Config, environment: Mapping[str, str]) -> str:
     if config.database:
         return config.database.read(environment).decode()
     config.state.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{config.state / 'listener.db'}"
+    return f"{_SQLITE}{config.state / 'listener.db'}"
 
 
 def serve(config: Config, environment: Mapping[str, str], log: Log, stop: Event) -> None:
@@ -50,7 +52,7 @@ def serve(config: Config, environment: Mapping[str, str], log: Log, stop: Event)
     from packer.listener.web.app import create_app
     from packer.listener.web.server import Server
 
-    with alone(config), _opened(database(config, environment)) as store:
+    with alone(config), opened(database(config, environment)) as store:
         builds = Builds(config.builds)
         runner, tidy = _runner(config, environment), partial(forget_logs, logs(config))
         dispatcher = Dispatcher(config, store, builds, runner, _owner(), log, forget=tidy)
@@ -77,13 +79,18 @@ def _owner() -> str:
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[Store]:
+def opened(url: str) -> Iterator[Store]:
+    """The memory in a database; `UsageError` if the URL is none, `TransferError` if the database does not answer."""
     try:
         store = Store(url)
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         expected = "postgresql+psycopg://USER:PASSWORD@HOST/NAME"
         raise UsageError("this is no URL of a database", subject="database", expected=expected) from error
     except SQLAlchemyError as error:
+        if url.startswith(_SQLITE):
+            why, file = getattr(error, "orig", None) or type(error).__name__, url.removeprefix(_SQLITE)
+            hint = "see who may write it, and whether something else lies there"
+            raise TransferError("the database cannot be read", subject=file, found=why, hint=hint) from error
         found = type(error).__name__
         hint = "see whether it runs, and who may come in"
         raise TransferError("the database does not answer", subject="database", found=found, hint=hint) from error

@@ -8,6 +8,7 @@ import pytest
 
 from packer.listener.config import read_config
 from registry.errors import UsageError
+from tests.parts.command import packer
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,22 @@ def test_a_value_that_is_wrong_is_told_as_it_is_meant(tmp_path: Path, text: str,
         read_config(file)
     assert f"{file}: this is no configuration of the listener: " in str(wrong.value)
     assert said in str(wrong.value) and "Value error" not in str(wrong.value) and "tuple" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("command", [("serve", "--listen", "127.0.0.1:0"), ("events", "list")])
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("", 5, "listener.db: the database cannot be read\n  found:    file is not a database"),
+        ("postgresql+psycopg://me:s3cret@127.0.0.1:9/x", 5, "database: the database does not answer"),
+        ("mysql://me:s3cret@127.0.0.1/x", 2, "database: this is no URL of a database"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_no_defect(
+    tmp_path: Path, command: tuple[str, ...], url: str, code: int, said: str
+) -> None:
+    (tmp_path / "listener.db").write_text("something else")
+    told = "{builds: [], state: ., database: {from_env: DB}}" if url else "{builds: [], state: .}"
+    (tmp_path / "serve.yaml").write_text(told)
+    done = packer(*command, "--config", tmp_path / "serve.yaml", env={"DB": url}, check=False)
+    assert done.returncode == code and said in done.stderr and "s3cret" not in done.stderr
