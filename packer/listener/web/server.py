@@ -74,7 +74,7 @@ def _bound(host: str, port: int) -> socket.socket:
         ]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
-        what = f"nothing can listen there: {error.strerror}"
+        what = f"nothing can listen there: {(error.strerror or str(error)).partition(' (')[0]}"
         raise UsageError(what, subject=f"listen: {host}:{port}", hint="another port, or port 0") from error
 
 

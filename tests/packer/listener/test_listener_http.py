@@ -372,7 +372,7 @@ def test_it_listens_where_it_is_told(tmp_path: Path) -> None:
     with listening(tmp_path) as found:
         app = FastAPI()
         with (
-            pytest.raises(UsageError, match="nothing can listen there"),
+            pytest.raises(UsageError, match="nothing can listen there: Address already in use\n"),
             Server(app, "127.0.0.1", found.port).running(),
         ):
             pass
