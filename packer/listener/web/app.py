@@ -66,7 +66,7 @@ def create_app(
     """
     changes = Changes(store.mark)
     hooks = Hooks(Keeper(store.accept_all), wake, clock, log)
-    pages = Pages(config, store, builds, logs, clock)
+    pages = Pages(config, store, builds, logs, clock, hooks.refused)
     app = FastAPI(
         title="packer's listener",
         version=version("packer"),

@@ -35,10 +35,19 @@ _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 class Pages:
-    """Makes the pages. `clock` tells seconds since 1970."""
+    """Makes the pages. `clock` tells seconds since 1970; `refused` counts requests of senders, by path and reason."""
 
-    def __init__(self, config: Config, store: Store, builds: Builds, logs: Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        builds: Builds,
+        logs: Path,
+        clock: Callable[[], float],
+        refused: Mapping[tuple[str, str], int],
+    ) -> None:
         self._config, self._store, self._builds, self._logs, self._clock = config, store, builds, logs, clock
+        self._refused = refused
         self._environment = _environment()
 
     def router(self) -> APIRouter:
@@ -67,6 +76,7 @@ class Pages:
             waiting=self._store.waiting(),
             patterns=self._config.builds,
             hooks=self._config.sources,
+            refused=sorted(dict(self._refused).items()),
             **_headline(found),
         )
 

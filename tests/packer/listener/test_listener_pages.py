@@ -403,6 +403,16 @@ def test_what_was_kept_wrongly_is_shown_as_far_as_it_goes(tmp_path: Path) -> Non
         assert "\x1b" not in found.ask("/").text + found.ask(f"/runs/{run.id}").text
 
 
+def test_who_was_turned_away_is_on_the_overview(tmp_path: Path) -> None:
+    """Where nothing comes for a wrong secret, that is what to look for."""
+    with listening(tmp_path) as found:
+        assert "Turned away" not in found.ask("/").text
+        for _ in range(2):
+            assert found.send("zot", b"{}", Authorization="wrong").status == 401
+        page = " ".join(found.ask("/").text.split())
+    assert "Turned away since the start: <code>/hooks/zot</code> 2 calls (unauthorized). </p>" in page
+
+
 def test_a_failure_that_is_tried_again_tells_so(tmp_path: Path) -> None:
     """On its page, on that of its event, and by `packer events show`."""
     (tmp_path / "serve.yaml").write_text("{builds: [], state: .}")
