@@ -186,7 +186,7 @@ def _headline(found: list[Look]) -> Mapping[str, str]:
     if building:
         return {"tone": "busy", "headline": f"{words.counted(building, 'build')} running"}
     if all(standing is Standing.CURRENT for standing in standings):
-        return {"tone": "good", "headline": f"All {len(found)} builds are up to date" if many else "Up to date"}
+        return {"tone": "good", "headline": "All builds are up to date" if many else "Up to date"}
     waiting = sum(standing in {Standing.WAITING, Standing.INTERRUPTED} for standing in standings)
     if waiting:
         return {"tone": "busy", "headline": f"{words.counted(waiting, 'build')} waiting"}

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 TEXTS = {
     400: "What was sent is not what this address takes.",
-    401: "Who may do this has to show it.",
+    401: "This needs a login, a secret or a signature.",
     404: "There is nothing at this address.",
     405: "This address does not take this method.",
     408: "What was sent came too slowly.",
