@@ -26,7 +26,7 @@ from packer.listener.web.refusals import RefusedError, described
 from registry.errors import ContentError
 from registry.events import ADAPTERS
 from registry.events.change import Delivery
-from registry.events.trust import Trust
+from registry.events.trust import DEFAULTS, Trust
 
 _T = TypeVar("_T")
 _MINUTE = RateLimitItemPerMinute
@@ -127,7 +127,7 @@ class Hooks:
         is_known = knows and (not door.trust or await _off(body, door.trust.judge, headers, body))
         await self._limit(door.hook, "known" if is_known else "unknown")
         if not is_known:
-            raise _unknown(door)
+            raise _unknown(door, headers)
         return await self._keep(door.hook, await _off(body, _read, door.hook.kind, headers, body))
 
     async def _keep(self, hook: Hook, delivery: Delivery) -> Taken:
@@ -170,11 +170,14 @@ def _without_secret(take: Callable[..., Any]) -> Callable[..., Any]:
     return take_all
 
 
-def _unknown(door: Door) -> RefusedError:
+def _unknown(door: Door, headers: Mapping[str, str]) -> RefusedError:
     """What a stranger hears: where the address is the secret, there is nothing at another one."""
     if door.ending is not None:
         return RefusedError(404, "unauthorized")
-    return RefusedError(401, "unauthorized", "the secret or the signature is missing, or wrong")
+    proof, secret = DEFAULTS[door.hook.kind], door.hook.secret
+    name = (secret and secret.header) or (proof.header if proof else "")
+    what = "wrong" if name.lower() in headers else "missing"
+    return RefusedError(401, "unauthorized", f"{name}: the secret or the signature is {what}")
 
 
 def _read(kind: str, headers: Mapping[str, str], body: bytes) -> Delivery:

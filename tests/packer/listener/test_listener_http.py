@@ -96,6 +96,8 @@ def test_who_does_not_know_the_secret_is_not_heard(listener: Listening, name: st
         if shown != proof(kind, body) or expected == 404:
             answer = listener.ask(path, "POST", body, **headers, **shown)
             assert answer.status == expected and is_one_line(answer)
+            said = f": the secret or the signature is {'wrong' if shown else 'missing'}"
+            assert expected == 404 or answer.document["error"] == DEFAULTS[kind].header + said  # type: ignore[union-attr]
     if expected == 404:
         for ending in ("", "x", ENDING.decode()[:-1], ENDING.decode() + "x", "%00", "%ff", ENDING.decode().upper()):
             assert listener.ask(f"{path}/{ending}", "POST", body, **headers).status == 404
