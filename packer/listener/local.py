@@ -29,6 +29,9 @@ _QUIET = frozenset(("progress", "expected"))
 _CLEANING = 10
 """Seconds that a process gets after it was asked to end."""
 
+NEVER = "never built"
+"""What is said first of a build that has no lock."""
+
 _LONGEST = 1 << 20
 """Bytes of a line that are read at once."""
 
@@ -148,6 +151,8 @@ class Story:
         match event.get("event"):
             case "check":
                 self._variant = event.get("variant", "")
+                if event["changed"] and not any(change.get("before") for change in event["changed"]):
+                    self.changed.append(printable(f"{self._variant}: {NEVER}" if self._variant else NEVER))
                 self.changed += [change_in_words(self._variant, change) for change in event["changed"]]
                 if event["changed"]:
                     tell(changed=self.changed)

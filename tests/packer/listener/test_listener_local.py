@@ -58,6 +58,7 @@ def test_a_build_is_released_once_and_then_up_to_date(place: Place, tmp_path: Pa
     assert made and made["image"].startswith(f"{place.host}/made@sha256:")
     assert made["tags"] == ["v1", "v1-modelpack"] and made["bytes"] > 0 and not made["report"]
     assert any(change.startswith("source: none -> ") for change in told.changed) and told.changed == list(first.changed)
+    assert told.changed[0] == "never built"
     assert {"fetch", "publish"} <= {step["stage"] for step in told.steps}
     second = runner(tmp_path).run(build, a_run(2), Told(), threading.Event())
     assert (second.state, second.code, second.changed, second.result) == (RunState.UNCHANGED, 0, [], {"variants": {}})
@@ -166,6 +167,10 @@ def test_a_build_whose_listener_is_killed_is_gone(tmp_path: Path) -> None:
 
 def test_lines_that_are_no_events_change_nothing() -> None:
     story, told = Story(), Told()
+    entry = {"name": "b", "value": "1"}
+    base = {"kind": "base", "before": entry, "after": entry}
+    story.read({"event": "check", "variant": "v", "changed": [base, {**base, "before": None}]}, told)
+    assert [change.partition(" ->")[0] for change in story.changed] == ["v: base: b 1", "v: base: none"]
     for line in ({}, {"event": 1}, {"event": "note"}, {"event": "error", "what": "no\nnews\x07", "subject": "a"}):
         story.read(line, told)
     assert story.error == "a: no news\ufffd"
