@@ -422,13 +422,15 @@ def test_a_failure_that_is_tried_again_tells_so(tmp_path: Path) -> None:
         first = found.store.start("here", 2.0)
         assert first
         found.store.finish(first, Outcome(RunState.FAILED, 5, error="it is away"), 3.0, 4.0)
-        assert "Next try" in found.ask(f"/runs/{first.id}").text
+        page = found.ask(f"/runs/{first.id}").text
+        assert "Next try" in page and "Not known: it ended before that was found out." in page
         second = found.store.start("here", 4.0)
         assert second
         page = found.ask(f"/runs/{first.id}").text
         assert f'Repeated by</dt><dd><a href="/runs/{second.id}">' in page and "Next try" not in page
         found.store.finish(second, Outcome(RunState.UNCHANGED, 0), 5.0)
         assert f"run {second.id}</span>" in found.ask(f"/events/{number}").text
+        assert '<p class="aside">Nothing.</p>' in found.ask(f"/runs/{second.id}").text
         shown = packer("events", "show", "--config", tmp_path / "serve.yaml", str(number)).stdout
     assert f"run {first.id}  x  failed  it is away" in shown
     assert f"run {second.id}  x  unchanged  repeats run {first.id}" in shown
