@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -77,10 +77,27 @@ def _explained(error: ValidationError, what: str, model: type[BaseModel], origin
     """What is wrong first: a key that is not known, since another may be missing for it."""
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = printable(".".join(str(part) for part in first["loc"]))
-    known = ", ".join(model.model_fields)
+    fields = _model_at(model, first["loc"][:-1]).model_fields
+    known = ", ".join(fields)
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place, model.model_fields, 1, 0.4)
+        near = difflib.get_close_matches(str(first["loc"][-1]), fields, 1, 0.4)
         hint = f"did you mean {near[0]!r}?" if near else "remove it"
         return UsageError(f"the key {place!r} is not known", subject=origin, expected=known, hint=hint)
     found = printable(repr(first.get("input")))[:100]
     return UsageError(f"this is no {what}: {place}: {first['msg']}", subject=origin, expected=known, found=found)
+
+
+def _model_at(model: type[BaseModel], path: Iterable[int | str]) -> type[BaseModel]:
+    """The model of what is at a path in a document, as far as one is known."""
+    for part in path:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        model = next(_models(field.annotation), model) if field else model
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in an annotation, such as `tuple[Model, ...]` or `Model | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)

@@ -36,6 +36,18 @@ def test_a_value_that_is_wrong_is_told_as_it_is_meant(tmp_path: Path, text: str,
     assert said in str(wrong.value) and "Value error" not in str(wrong.value) and "tuple" not in str(wrong.value)
 
 
+def test_a_key_that_is_not_known_is_told_with_those_of_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("builds: []\nsources: [{kind: plain, path: /hooks/a, secret: {from_evn: X}}]\n")
+    with pytest.raises(UsageError) as wrong:
+        read_config(file)
+    assert str(wrong.value) == (
+        f"{file}: the key 'sources.0.secret.from_evn' is not known\n"
+        "  expected: from_env, from_file, header\n"
+        "  next:     did you mean 'from_env'?"
+    )
+
+
 @pytest.mark.parametrize("command", [("serve", "--listen", "127.0.0.1:0"), ("events", "list")])
 @pytest.mark.parametrize(
     ("url", "code", "said"),
