@@ -1,9 +1,10 @@
-"""A build file over real artifacts in a registry, which can be made anew."""
+"""Build files: over real artifacts in a registry, which can be made anew, and over one that never answers."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,24 @@ class Place:
             one["kind"]: tuple(side and side["value"] for side in (one["before"], one["after"]))
             for one in told[0]["changed"]
         }
+
+
+class Slow:
+    """A build that goes on until somebody ends it: its source is a registry that never answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        host = f"127.0.0.1:{self.server.getsockname()[1]}"
+        self.file = folder / "packer.yaml"
+        self.file.write_text(json.dumps({"source": f"oci://{host}/a/b:v1", "publish": {"to": "oci:./out:v1"}}))
+        self.asking: list[socket.socket] = []
+
+    def asked(self) -> socket.socket:
+        """Wait until the build asks."""
+        self.asking.append(self.server.accept()[0])
+        return self.asking[-1]
+
+    def close(self) -> None:
+        """Be gone."""
+        for connection in (*self.asking, self.server):
+            connection.close()

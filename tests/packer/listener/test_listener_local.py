@@ -20,7 +20,7 @@ from packer.listener.builds import Build
 from packer.listener.local import LocalRunner, Story, forget_logs
 from packer.listener.records import Outcome, Run, RunState
 from tests.parts.command import ROOT
-from tests.parts.place import Place
+from tests.parts.place import Place, Slow
 from tests.parts.servers import Server
 
 
@@ -96,26 +96,6 @@ def test_a_process_has_no_more_memory_than_it_may(place: Place, tmp_path: Path) 
     assert outcome.state is RunState.FAILED and outcome.error
 
 
-class Slow:
-    """A build that goes on until somebody ends it: its source is a registry that never answers."""
-
-    def __init__(self, folder: Path) -> None:
-        import socket
-
-        self.server = socket.create_server(("127.0.0.1", 0))
-        host = f"127.0.0.1:{self.server.getsockname()[1]}"
-        self.file = folder / "packer.yaml"
-        self.file.write_text(json.dumps({"source": f"oci://{host}/a/b:v1", "publish": {"to": "oci:./out:v1"}}))
-
-    def asked(self) -> None:
-        """Wait until the build asks."""
-        self.connection = self.server.accept()[0]
-
-    def close(self) -> None:
-        self.connection.close()
-        self.server.close()
-
-
 def ended(folder: Path, act: Callable[[threading.Event], None], **changed: Any) -> Outcome:
     slow, stop, outcomes = Slow(folder), threading.Event(), []
     work = threading.Thread(
@@ -155,12 +135,12 @@ def test_a_build_whose_listener_is_killed_is_gone(tmp_path: Path) -> None:
         """
     )
     listener = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
-    slow.asked()
+    connection = slow.asked()
     listener.send_signal(signal.SIGKILL)
     listener.wait()
-    assert slow.connection.recv(1 << 16).startswith(b"GET")
-    slow.connection.settimeout(30)
-    while slow.connection.recv(1 << 16):
+    assert connection.recv(1 << 16).startswith(b"GET")
+    connection.settimeout(30)
+    while connection.recv(1 << 16):
         time.sleep(0.01)  # the end of its connection is the end of the process
     slow.close()
 

@@ -40,6 +40,7 @@ from tests.parts import kube_tekton, scorecards, tiny
 from tests.parts.command import PACKER, ROOT, packer, release
 from tests.parts.kube_api import Document, KubeApi
 from tests.parts.kube_tekton import Task, Tekton, Work, condition
+from tests.parts.place import Slow
 from tests.parts.servers import Server, end
 
 MANIFEST = ROOT / "deploy/kubernetes/listener.yaml"
@@ -604,14 +605,16 @@ def test_names_of_runs_are_names(name: str, attempt: int, number: int) -> None:
     assert made != template.run("b", "0123456789abcdef", attempt, number + 1)["metadata"]["name"]
 
 
-def test_a_check_that_is_not_waited_for_leaves_no_process(place: Place) -> None:
+def test_a_check_that_is_not_waited_for_leaves_no_process(tmp_path: Path) -> None:
     class Enough(Exception):
         pass
 
     def enough() -> None:
         raise Enough
 
+    slow = Slow(tmp_path)
     with pytest.raises(Enough):
-        check(place.file, {**os.environ, "PACKER_TEST": "1"}, enough)
+        check(slow.file, {**os.environ, "PACKER_TEST": "1"}, enough)
+    slow.close()
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
     assert not [child for child in children if b"--check" in Path(f"/proc/{child}/cmdline").read_bytes()]
