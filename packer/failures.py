@@ -12,6 +12,12 @@ REFUSED = 4
 FINAL = frozenset((UsageError.exit_code, ModelError.exit_code, REFUSED))
 """The exit codes of what ends in the same way however often it is tried."""
 
+REFUSALS = frozenset((ModelError.exit_code, REFUSED))
+"""The exit codes of a model that is not good enough."""
+
+PASSING = frozenset((TransferError.exit_code, SpaceError.exit_code))
+"""The exit codes of failures that may pass: of a registry or a source, of disk or memory."""
+
 
 def expected(error: Exception) -> Exception:
     """The error of our tree that a failure of the machine amounts to; other errors as they are."""

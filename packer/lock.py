@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from containers.layers import FILEPATH
 from recipes.task import whole_file
+from registry.descriptor import IMAGE_LAYER, Descriptor
 from registry.errors import UsageError
 
 VERSION = 1
@@ -45,6 +47,12 @@ class Layer:
     path: str
     digest: str
     size: int
+
+
+def model_layers(descriptors: Iterable[Descriptor]) -> tuple[Layer, ...]:
+    """Those of some blobs that are the model's layers in an image: they say which path they make."""
+    found = (one for one in descriptors if one.media_type == IMAGE_LAYER and FILEPATH in one.annotations)
+    return tuple(Layer(one.annotations[FILEPATH], one.digest, one.size) for one in found)
 
 
 @checked(frozen=True, config=_STRICT)

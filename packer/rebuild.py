@@ -9,8 +9,7 @@ from typing import Any
 
 from containers.artifact import Artifact
 from containers.base import Base
-from containers.layers import FILEPATH
-from packer.lock import Change, Entry, Layer, Locked, Outputs, changes
+from packer.lock import Change, Entry, Layer, Locked, Outputs, changes, model_layers
 from packer.pipeline import Build, pipeline
 from packer.plan import find_base
 from packer.sources import Source
@@ -18,7 +17,7 @@ from packer.stages import STAGES
 from packer.state import State
 from packer.watch import Run
 from registry.access import Access
-from registry.descriptor import IMAGE_LAYER, Digest
+from registry.descriptor import Digest
 from registry.errors import ContentError, ModelError, NotFoundError, UsageError
 from registry.reference import parse_reference
 
@@ -134,7 +133,7 @@ def reproduce(build: Build, locked: Locked, changed: Sequence[Change], run: Run)
     *_, result = islice(pipeline(build, run), STAGES.index("package") + 1)
     if not isinstance(result, Artifact):
         raise ModelError("this time the model is refused, so there is nothing to compare", hint="look at its scorecard")
-    before, after = locked.outputs.layers, _layers(result)
+    before, after = locked.outputs.layers, model_layers(blob.descriptor for blob in result.blobs())
     pairs = ((_at(before, number), _at(after, number)) for number in range(max(len(before), len(after))))
     made = {"image": result.image, "modelpack": result.modelpack}
     digests = {kind: graph and graph.root.descriptor.digest for kind, graph in made.items()}
@@ -145,9 +144,3 @@ def reproduce(build: Build, locked: Locked, changed: Sequence[Change], run: Run)
 
 def _at(layers: Sequence[Layer], number: int) -> Layer | None:
     return layers[number] if number < len(layers) else None
-
-
-def _layers(artifact: Artifact) -> list[Layer]:
-    found = (blob.descriptor for blob in artifact.blobs())
-    model = [one for one in found if one.media_type == IMAGE_LAYER and FILEPATH in one.annotations]
-    return [Layer(one.annotations[FILEPATH], one.digest, one.size) for one in model]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from packer.listener.local import Story, parsed
+from packer.listener.local import Story, parsed, rebuilding
 from packer.lock import Entry, from_json
 
 _CHANGED = 7
@@ -51,9 +49,8 @@ class Checked:
 def check(file: Path, environment: Mapping[str, str], pause: Callable[[], object]) -> Checked:
     """Ask for a build file. `pause` is called every second; what it raises ends the process, and is raised."""
     with TemporaryDirectory(prefix="check-") as folder:
-        arguments = ("-P", "-m", "packer.listener.child", str(os.getpid()), "0", f"{folder}/turn")
         process = subprocess.Popen(
-            [sys.executable, *arguments, "rebuild", str(file), "--check", "--json"],
+            rebuilding(file, Path(folder, "turn"), "--check"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -14,18 +14,15 @@ from typing import Any, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from packer.failures import expected
+from packer.failures import PASSING, expected
 from packer.listener.builds import Build, Builds, is_of_referrers, makers, meant
 from packer.listener.config import Config, Retries
 from packer.listener.records import Event, EventState, Outcome, Routed, Run, RunState, in_a_line
 from packer.listener.runner import Runner
 from packer.listener.store import Store
 from packer.lock import lock_path, read_lock
-from registry.errors import PackerError
+from registry.errors import PackerError, TransferError
 from registry.events.change import Change, Delivery
-
-AGAIN = frozenset((5, 6))
-"""Exit codes of failures that may pass: of a registry or a source, of disk or memory."""
 
 BEAT = 10
 """Seconds between two signs of life of a run."""
@@ -278,7 +275,7 @@ class Dispatcher:
 
     def _outcome(self, run: Run, build: Build | None, stop: Flag) -> Outcome:
         if not build:
-            return Outcome(RunState.FAILED, min(AGAIN), error="no build file has this name any more")
+            return Outcome(RunState.FAILED, TransferError.exit_code, error="no build file has this name any more")
         if build.error:
             return Outcome(RunState.FAILED, 2, error=build.error)
         try:
@@ -303,6 +300,6 @@ class Dispatcher:
         """When a run is repeated, if it is."""
         if outcome.state is RunState.INTERRUPTED:
             return self.clock()
-        if outcome.state is RunState.FAILED and outcome.code in AGAIN and run.attempt < self.config.retries.times:
+        if outcome.state is RunState.FAILED and outcome.code in PASSING and run.attempt < self.config.retries.times:
             return self.clock() + pause(run.attempt, self.config.retries)
         return None

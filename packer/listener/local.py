@@ -18,6 +18,7 @@ from threading import Event, Thread
 from typing import IO, Any
 
 from formats.text import printable
+from packer.failures import REFUSALS
 from packer.listener.builds import Build
 from packer.listener.records import Outcome, Run, RunState, in_a_line
 from packer.listener.runner import Tell
@@ -65,17 +66,21 @@ class LocalRunner:
 
     def _started(self, build: Build, run: Run, log: IO[bytes]) -> subprocess.Popen[bytes]:
         turn = self.logs / f"{sha256(os.fsencode(build.file.resolve())).hexdigest()[:16]}.turn"
-        limits = (str(os.getpid()), str(self.memory or 0), str(turn))
         report = ("--report", str(self.logs / str(run.id) / "report"))
-        command = (sys.executable, "-P", "-m", "packer.listener.child", *limits)
         return subprocess.Popen(
-            [*command, "rebuild", str(build.file), "--json", *report],
+            rebuilding(build.file, turn, *report, memory=self.memory),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             env=dict(self.environment),
             start_new_session=True,
         )
+
+
+def rebuilding(file: Path, turn: Path, *flags: str, memory: int | None = None) -> list[str]:
+    """The command that rebuilds a file in a process of ours: see `packer.listener.child`."""
+    limits = (str(os.getpid()), str(memory or 0), str(turn))
+    return [sys.executable, "-P", "-m", "packer.listener.child", *limits, "rebuild", str(file), "--json", *flags]
 
 
 def forget_logs(folder: Path, before: float, kept: Collection[int]) -> None:
@@ -186,7 +191,7 @@ class Story:
 
     def _state(self, code: int) -> RunState:
         if code:
-            return RunState.REFUSED if code in _SAID else RunState.FAILED
+            return RunState.REFUSED if code in REFUSALS else RunState.FAILED
         return RunState.RELEASED if any("publish" in stages for stages in self._stages.values()) else RunState.UNCHANGED
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from formats.text import printable
+from packer.failures import REFUSALS
 from packer.listener.records import Outcome, RunState
 from registry.errors import UsageError
 
@@ -29,7 +30,6 @@ _SHORT = 16
 """Characters of a digest in labels."""
 
 _KILLED, _NO_MEMORY = 137, 6
-_REFUSALS = (3, 4)
 _UNSTARTED = re.compile(
     r"Couldnt\w*|Invalid\w*|Parameter\w*|Required\w*|\w*ValidationFailed\w*|ResourceVerification\w*"
 )
@@ -176,7 +176,7 @@ def _variant(task: Document) -> str:
 
 def failure(run: Document, tasks: Sequence[Document]) -> Outcome:
     """How a run that failed did: as its task did that says the most, one that may pass before one that refused."""
-    failed = sorted(map(_failed, filter(_has_failed, tasks)), key=lambda one: one[0] in _REFUSALS)
+    failed = sorted(map(_failed, filter(_has_failed, tasks)), key=lambda one: one[0] in REFUSALS)
     condition = _condition(run)
     if not failed:
         code = 2 if _UNSTARTED.fullmatch(condition.get("reason", "")) else 1
@@ -185,7 +185,7 @@ def failure(run: Document, tasks: Sequence[Document]) -> Outcome:
         return Outcome(RunState.FAILED, code, error=printable(error)[:1000])
     code = failed[0][0]
     error = "; ".join(said for _, said in failed)
-    state = RunState.REFUSED if code in _REFUSALS else RunState.FAILED
+    state = RunState.REFUSED if code in REFUSALS else RunState.FAILED
     return Outcome(state, code, error=printable(error)[:1000])
 
 

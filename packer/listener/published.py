@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from containers.layers import FILEPATH
 from packer.evidence import VERDICT
-from packer.lock import Entry, Layer, Outputs
+from packer.lock import Entry, Layer, Outputs, model_layers
 from packer.scorecards import find_scorecard
 from packer.stages import MODELPACK_SUFFIX
 from registry.access import Access
-from registry.descriptor import IMAGE_LAYER, Digest
+from registry.descriptor import Digest
 from registry.errors import ContentError, NotFoundError, UsageError
 from registry.manifest import Index, Manifest
 from registry.reference import Reference, parse_reference
@@ -80,6 +79,4 @@ def _in_a_registry(place: str) -> Reference:
 def _layers(root: Manifest | Index, store: Store) -> tuple[Layer, ...]:
     """The model's layers, which all platforms share."""
     image = store.resolve(root.manifests[0].digest) if isinstance(root, Index) else root
-    found = image.layers if isinstance(image, Manifest) else ()
-    model = [one for one in found if one.media_type == IMAGE_LAYER and FILEPATH in one.annotations]
-    return tuple(Layer(one.annotations[FILEPATH], one.digest, one.size) for one in model)
+    return model_layers(image.layers if isinstance(image, Manifest) else ())

@@ -14,6 +14,7 @@ from threading import Event
 
 from formats.text import printable
 from packer.buildfile import read_builds
+from packer.failures import REFUSALS
 from packer.listener import pipelines
 from packer.listener.builds import Build
 from packer.listener.checking import Checked, check
@@ -63,7 +64,7 @@ class TektonRunner:
 
     def _outcome(self, build: Build, run: Run, checked: Checked, pace: Pace) -> Outcome:
         if not checked.is_answered:
-            state = RunState.REFUSED if checked.code in (3, 4) else RunState.FAILED
+            state = RunState.REFUSED if checked.code in REFUSALS else RunState.FAILED
             return Outcome(state, checked.code, error=checked.error)
         if not checked.changed:
             return Outcome(RunState.UNCHANGED, 0)
